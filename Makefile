@@ -1,0 +1,31 @@
+# Each target works on a fresh machine with Python 3.11, make, git, pip and a package index.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/ready
+	@$(BIN)/zoo train digits_nin_dsn --runs demo/runs --name demo
+	@$(BIN)/zoo export demo/runs/digits_nin_dsn/demo --out demo/saved_models/digits_nin_dsn
+	@echo; echo "The export, loaded without Keras as a server loads it, classifies test images:"
+	@$(BIN)/zoo predict demo/saved_models/digits_nin_dsn demo/runs/digits_nin_dsn/demo/examples/*.png
+	@echo; echo "Everything is in demo/. Open demo/runs/digits_nin_dsn/demo/report.html, and next:"
+	@echo "  $(BIN)/zoo list                                   other recipes"
+	@echo "  $(BIN)/zoo train nin_dsn --data FOLDER            your own images, in class folders"
+	@echo "  $(BIN)/zoo predict demo/saved_models/digits_nin_dsn IMAGE..."
+
+test: .venv/ready
+	@$(BIN)/python -m pytest
+
+lint: .venv/ready
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+.venv/ready: setup.cfg pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv (a minute or two) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	@touch $@
+
+clean:
+	rm -rf .venv demo build *.egg-info

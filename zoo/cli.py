@@ -1,0 +1,289 @@
+"""The `zoo` command. TensorFlow is imported only by the commands that need it, when they run."""
+
+import contextlib
+import difflib
+import functools
+import io
+import json
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from zoo import recipe as recipes
+
+
+class UsageError(Exception):
+    """Wrong input at the command line: one line, exit code 2."""
+
+
+def list_recipes():
+    """Show the recipes and what they reached."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("recipe", "result", box=None, padding=(0, 2, 0, 0))
+    for name, file in recipes.names().items():
+        table.add_row(name, recipes.title(file))
+    Console().print(table)
+    print(
+        "\nTrain one with `zoo train RECIPE`; `zoo train RECIPE --help` shows what can be varied."
+    )
+
+
+@dataclass(frozen=True)
+class Options:
+    runs: Path = Path("runs")
+    """Where run folders go."""
+    name: str | None = None
+    """Of the run folder; by default made of the fields given. The same name resumes the run."""
+    checkpoint_seconds: float = 60.0
+    """Save the training state so often, and at the end of each epoch."""
+    deterministic: bool = True
+    """Operations that repeat their bits, so that a resumed run ends like one left alone."""
+
+
+def train(recipe: Positional[str]):
+    """Train a recipe, by name or file: `zoo train RECIPE [--field value ...]`. Resumes by itself.
+
+    Args:
+        recipe: a name from `zoo list`, or the path of a recipe file of your own.
+    """
+    raise UsageError("zoo train takes the recipe first: zoo train RECIPE [--field value ...]")
+
+
+def _train(arguments):
+    """`zoo train`, whose flags are the fields of the recipe that its first argument names."""
+    if not arguments or arguments[0].startswith("-"):
+        return _parse(tyro.cli, train, prog="zoo train", args=arguments)
+    file = recipes.find(arguments[0])
+    prog = f"zoo train {arguments[0]}"
+    _import_tensorflow()
+    cls = recipes.load(file)
+
+    @dataclass(frozen=True)
+    class Command:
+        recipe: OmitArgPrefixes[Annotated[cls, arg(name="")]]
+        options: OmitArgPrefixes[Annotated[Options, arg(name="")]]
+
+    Command.__doc__ = recipes.title(file)
+    command = _parse(tyro.cli, Command, prog=prog, args=arguments[1:])
+    from zoo.training import train as run
+
+    folder = run(
+        command.recipe,
+        file,
+        runs=command.options.runs,
+        name=command.options.name,
+        checkpoint_seconds=command.options.checkpoint_seconds,
+        deterministic=command.options.deterministic,
+    )
+    print(f"\nThe page   {folder / 'report.html'}")
+    print(f"The model  {folder / 'model.keras'}")
+    print(f"Next       zoo predict {folder} IMAGE...    zoo export {folder}")
+
+
+def evaluate(run: Positional[Path], data: str | None = None):
+    """Measure a trained run again: accuracy, loss, and every class.
+
+    Args:
+        run: a run folder.
+        data: another data set than the recipe's; its test images are used.
+    """
+    results, fields = _results(run), _fields(run)
+    _import_tensorflow()
+    import keras
+
+    import zoo.data
+    from zoo import predicting
+
+    test = zoo.data.load(data or fields["data"], "test", image_size=fields["image_size"])
+    if list(test.label_names) != results["label_names"]:
+        raise UsageError(
+            f"{test.name} has the classes {', '.join(test.label_names)}; the run has "
+            f"{', '.join(results['label_names'])}."
+        )
+    model = keras.models.load_model(run / "model.keras")
+    predicting.show_evaluation(model, test)
+
+
+def predict(model: Positional[Path], images: Positional[tuple[Path, ...]], top: int = 5):
+    """Classify PNG or JPEG images: a table of labels and probabilities.
+
+    Args:
+        model: a run folder, or an export.
+        images: image files.
+        top: how many classes to show.
+    """
+    if not images:
+        raise UsageError("zoo predict MODEL IMAGE... received no image.")
+    for image in images:
+        if not image.is_file():
+            raise UsageError(f"There is no image {str(image)!r}.")
+    labels = _results(model)["label_names"] if (model / "model.keras").is_file() else None
+    _import_tensorflow()
+    from zoo import predicting
+
+    predicting.show_predictions(model, labels, images, top)
+
+
+def export(run: Positional[Path], out: Path | None = None):
+    """Make a SavedModel that TF Serving loads, from a trained run.
+
+    Args:
+        run: a run folder.
+        out: the folder that gets the next version; by default saved_models/RECIPE.
+    """
+    labels = _results(run)["label_names"]
+    out = out or Path("saved_models") / run.resolve().parent.name
+    _import_tensorflow()
+    import keras
+
+    import zoo.serving
+
+    model = keras.models.load_model(run / "model.keras")
+    version = zoo.serving.export_savedmodel(model, labels, out)
+    print(f"Exported and checked as a server would: {version}")
+    print(f"Next  zoo predict {out} IMAGE...")
+
+
+def report(run: Positional[Path]):
+    """Draw the page of a trained run again.
+
+    Args:
+        run: a run folder.
+    """
+    _results(run)
+    _import_tensorflow()
+    import keras
+
+    import zoo.report
+
+    recorded = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in recorded["fields"].items()}
+    _, judging = recipes.load(recorded["file"])(**fields).datasets()
+    model = keras.models.load_model(run / "model.keras")
+    print(zoo.report.write(run, model, judging))
+
+
+COMMANDS = {
+    "list": list_recipes,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
+    "report": report,
+}
+
+
+def main(arguments=None):
+    """Run the command line; exits with 0, 1 (failed), 2 (wrong input), 130 or 143 (stopped)."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        if arguments[:1] == ["train"]:
+            _train(arguments[1:])
+        elif arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+            nearest = difflib.get_close_matches(arguments[0], COMMANDS, 1)
+            hint = f"Did you mean {nearest[0]!r}?" if nearest else "See zoo --help."
+            raise UsageError(f"There is no command {arguments[0]!r}. {hint}")
+        else:
+            commands = {name: _later(command) for name, command in COMMANDS.items()}
+            parser = tyro.extras.subcommand_cli_from_dict
+            arguments = arguments or ["--help"]
+            _parse(parser, commands, prog="zoo", description=_ABOUT, args=arguments)()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        print(f"zoo: {error}", file=sys.stderr)
+        sys.exit(code)
+
+
+_ABOUT = "Network in Network, Deeply-Supervised Nets and distillation: train, look, export, serve."
+
+
+def _exit_code(error):
+    """Of an error with a message for people; None for one that should show where it comes from."""
+    if isinstance(error, (UsageError, recipes.RecipeError, FileExistsError)):
+        return 2
+    for module, name, code in (
+        ("zoo.data", "DataError", 2),
+        ("zoo.predicting", "ImageError", 2),
+        ("zoo.serving", "ExportError", 1),
+        ("zoo.training", "TrainingError", 1),
+        ("zoo.checkpoint", "CheckpointError", 1),
+    ):
+        loaded = sys.modules.get(module)
+        if loaded is not None and isinstance(error, getattr(loaded, name)):
+            return code
+    if (module := sys.modules.get("zoo.training")) and isinstance(error, module.Interrupted):
+        return 128 + error.signal
+    return None
+
+
+def _later(command):
+    """The command as something to parse now and call after, so that errors are told apart."""
+
+    @functools.wraps(command)
+    def parsed(*arguments, **keywords):
+        return functools.partial(command, *arguments, **keywords)
+
+    return parsed
+
+
+def _parse(parser, *arguments, **keywords):
+    """What tyro parses; its box of error text becomes one line."""
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return parser(*arguments, **keywords)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UsageError(_one_line(shown.getvalue(), keywords["prog"])) from None
+
+
+def _one_line(box, prog):
+    lines = [line.strip("│ ") for line in box.splitlines() if line[:1] not in "╭╰"]
+    said, *hints = " ".join("\n" if set(line) == {"─"} else line for line in lines).split("\n")
+    nearest = next((hint for hint in hints if "Perhaps you meant" in hint), "")
+    nearest = nearest.replace("Perhaps you meant:", "").split()[:1]
+    hint = f" Did you mean {nearest[0]}?" if nearest else ""
+    return f"{said.strip()}.{hint} See {prog} --help."
+
+
+def _import_tensorflow():
+    """Import it without its remarks on CPU features and missing GPUs, which no setting silences."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as remarks:
+        os.dup2(remarks.fileno(), 2)
+        try:
+            import tensorflow
+
+            tensorflow.config.list_physical_devices("GPU")
+        except BaseException:
+            remarks.seek(0)
+            os.write(stderr, remarks.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def _results(run):
+    path = run / "results.json"
+    if not path.is_file():
+        raise UsageError(f"{run} is not a finished run: there is no {path}.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _fields(run):
+    return json.loads((run / "recipe.json").read_text(encoding="utf-8"))["fields"]

@@ -1,0 +1,228 @@
+"""Factories of Keras models: raw pixels 0..255 in, logits out, and names to cut at."""
+
+from dataclasses import dataclass, replace
+
+import keras
+from keras import layers
+
+from zoo.deep_supervision import DeeplySupervised
+from zoo.layers import CompanionHead, GlobalAveragePoolingHead, MLPConv
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One mlpconv layer and, unless it is the last, the 3 x 3 max pooling of stride 2 behind it."""
+
+    filters: tuple
+    kernel_size: int
+    deviations: tuple = ()  # of the initial weights, one a convolution; () for He initialization
+    strides: int = 1
+    padding: str = "same"
+    dropout: bool = False  # after the pooling
+
+
+@dataclass(frozen=True)
+class _Variant:
+    blocks: tuple
+    dropout: float  # what `dropout=None` stands for
+    head_deviation: float | None = None
+    normalization: str | None = None
+    final_relu: bool = False
+    released: bool = False  # pooling and dropout as cuda-convnet and Caffe compute them
+
+
+def _released(*blocks, head=0.05, deviation=0.05):
+    """A released definition: ReLU on the class maps, and one deviation where none is given."""
+    filled = [
+        replace(block, deviations=block.deviations or (deviation,) * len(block.filters))
+        for block in blocks
+    ]
+    return _Variant(tuple(filled), 0.5, head, final_relu=True, released=True)
+
+
+# mavenlin/cuda-convnet NIN/*_def, and the Caffe model zoo's nin_imagenet (not in the paper).
+_VARIANTS = {
+    "modern": _Variant(
+        (
+            _Block((192, 160, 96), 5, dropout=True),
+            _Block((192, 192, 192), 5, dropout=True),
+            _Block((192, 192), 3),
+        ),
+        dropout=0.2,
+        normalization="batch",
+    ),
+    "mnist": _released(
+        _Block((96, 64, 48), 5, dropout=True),
+        _Block((128, 96, 48), 5, dropout=True),
+        _Block((128, 96), 5),
+    ),
+    "cifar10": _released(
+        _Block((192, 160, 96), 5, dropout=True),
+        _Block((192, 192, 192), 5, dropout=True),
+        _Block((192, 192), 3),
+    ),
+    "cifar100": _released(
+        _Block((192, 160, 96), 5, (0.001, 0.01, 0.01), dropout=True),
+        _Block((192, 192, 192), 5, dropout=True),
+        _Block((192, 192), 3),
+    ),
+    "svhn": _released(
+        _Block((128, 96, 64), 5, dropout=True),
+        _Block((320, 256, 128), 5, dropout=True),
+        _Block((384, 256), 5),
+    ),
+    "imagenet": _released(
+        _Block((96, 96, 96), 11, (0.01, 0.05, 0.05), strides=4, padding="valid"),
+        _Block((256, 256, 256), 5),
+        _Block((384, 384, 384), 3, (0.01, 0.05, 0.05), dropout=True),
+        _Block((1024, 1024), 3),
+        head=0.01,
+    ),
+}
+
+
+def nin(
+    input_shape=(32, 32, 3),
+    classes=10,
+    *,
+    variant="modern",
+    preprocessing=None,
+    width=1.0,
+    dropout=None,
+    final_relu=None,
+    kernel_regularizer=None,
+    name="nin",
+):
+    """Network in Network: mlpconv layers, and global average pooling of one map a class.
+
+    Raw images (batch, *input_shape), 0..255 -> logits (batch, classes), float32. Built, not
+    compiled. To cut at: `mlpconv1`, `mlpconv2`, ..., `class_maps` (the confidence maps) and
+    `logits`. Lin, Chen and Yan, arXiv:1312.4400.
+
+    Arguments:
+        input_shape: (height, width, channels).
+        classes: 2 or more.
+        variant: "modern", the one to use, has batch normalization, He initialization and linear
+            class maps. "mnist", "cifar10", "cifar100", "svhn" (mavenlin/cuda-convnet) and
+            "imagenet" (Caffe model zoo, 224 x 224) are the released definitions: Gaussian
+            initialization, pooling that rounds up, classical dropout (all units pass, halved,
+            when not training) and a ReLU on the class maps.
+        preprocessing: a layer, or a list of layers, for raw pixels, such as
+            `[GlobalContrastNormalization(), whitening]` for the paper's CIFAR. None scales to
+            -1..1; `[]` leaves the pixels alone.
+        width: factor on all hidden widths; 0.25 makes a small student.
+        dropout: rate after each pooling that has one in the variant (in "imagenet" the third);
+            None for the variant's own, 0.5 in the released ones.
+        final_relu: a ReLU on the class maps; None for the variant's own. The released nets have
+            one, and often never start: once all maps of an image are negative its logits are 0,
+            no gradient passes, and the loss stays at ln(classes). Deeply-Supervised Nets left it
+            out, and so does "modern".
+        kernel_regularizer: of all convolutions. Caffe's weight decay d is `L2(d / 2)` here.
+
+    Raises:
+        ValueError: for an unknown variant, fewer than 2 classes, a width or dropout out of range,
+            or an image too small for the variant.
+    """
+    if variant not in _VARIANTS:
+        raise ValueError(f"variant is one of {', '.join(_VARIANTS)}; received {variant!r}.")
+    if len(input_shape) != 3:
+        raise ValueError(f"input_shape is (height, width, channels); received {input_shape}.")
+    if classes < 2:
+        raise ValueError(f"A classifier needs at least 2 classes; received classes={classes}.")
+    if not width > 0:
+        raise ValueError(f"width is a positive factor; received {width}.")
+    spec = _VARIANTS[variant]
+    rate = spec.dropout if dropout is None else dropout
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout is a rate in 0 <= rate < 1; received {rate}.")
+
+    images = x = keras.Input(input_shape, name="images")
+    for layer in _as_list(preprocessing):
+        x = layer(x)
+    for index, block in enumerate(spec.blocks, 1):
+        x = MLPConv(
+            [max(1, round(filters * width)) for filters in block.filters],
+            block.kernel_size,
+            strides=block.strides,
+            padding=block.padding,
+            kernel_initializer=[_gaussian(d) for d in block.deviations] or "he_normal",
+            kernel_regularizer=kernel_regularizer,
+            normalization=spec.normalization,
+            name=f"mlpconv{index}",
+        )(x)
+        if index < len(spec.blocks):
+            x = _pool(x, spec.released, name=f"pool{index}")
+        if block.dropout and rate:
+            x = layers.Dropout(rate, name=f"dropout{index}")(x)
+            if spec.released:
+                # Keras divides by the keep rate while training; the released nets multiply by it
+                # when they predict, so that what follows sees half the values.
+                x = layers.Rescaling(1 - rate, name=f"classical_dropout{index}")(x)
+
+    relu = spec.final_relu if final_relu is None else final_relu
+    head = GlobalAveragePoolingHead(
+        classes,
+        activation="relu" if relu else None,
+        kernel_initializer=_gaussian(spec.head_deviation) if spec.head_deviation else "he_normal",
+        kernel_regularizer=kernel_regularizer,
+    )
+    # The head's two layers stand in the graph by themselves, so that `get_layer("class_maps")`
+    # finds the confidence maps.
+    return keras.Model(images, head.average(head.class_maps(x)), name=name)
+
+
+def nin_dsn(
+    input_shape=(32, 32, 3),
+    classes=10,
+    *,
+    companion_weight=0.3,
+    companion_form="pool",
+    name="nin_dsn",
+    **nin_arguments,
+):
+    """A `nin` whose hidden mlpconv layers also learn from the labels, each by a companion head.
+
+    Raw images (batch, *input_shape), 0..255 -> logits (batch, classes), float32. A
+    `DeeplySupervised` model: `fit` takes one label an image, `predict` gives the output's logits,
+    `.trunk` is the plain `nin` to ship. Lee et al., Deeply-Supervised Nets, arXiv:1409.5185.
+
+    Arguments:
+        companion_weight: of every companion's loss; a number or a schedule over training steps,
+            or one of either a layer, as in `DeeplySupervised`.
+        companion_form: "pool" or "dense", as in `CompanionHead`.
+        nin_arguments: those of `nin`.
+
+    Raises:
+        ValueError: as `nin` and `DeeplySupervised`.
+    """
+    trunk = nin(input_shape, classes, name="trunk", **nin_arguments)
+    hidden = [layer.name for layer in trunk.layers if isinstance(layer, MLPConv)][:-1]
+    companions = {layer: CompanionHead(classes, companion_form) for layer in hidden}
+    return DeeplySupervised(trunk, companions, companion_weight=companion_weight, name=name)
+
+
+def _as_list(preprocessing):
+    if preprocessing is None:
+        return [layers.Rescaling(1 / 127.5, offset=-1.0, name="scale", dtype="float32")]
+    return preprocessing if isinstance(preprocessing, (list, tuple)) else [preprocessing]
+
+
+def _gaussian(deviation):
+    return keras.initializers.RandomNormal(stddev=deviation)
+
+
+def _pool(x, released, name):
+    """3 x 3 max pooling of stride 2; the released nets round the number of windows up."""
+    if not released:
+        return layers.MaxPooling2D(3, 2, padding="same", name=name)(x)
+    height, width = x.shape[1:3]
+    if min(height, width) < 3:
+        raise ValueError(f"{name} receives maps of {height} x {width}; the image is too small.")
+    # Windows of 3 at a stride of 2 cover an odd size exactly; on an even one the last window hangs
+    # over by one row, which is where "same" pads.
+    if height % 2 != width % 2:
+        raise ValueError(
+            f"{name} receives maps of {height} x {width}; the released nets pool square images, or "
+            "those whose height and width are both odd or both even."
+        )
+    return layers.MaxPooling2D(3, 2, padding="valid" if height % 2 else "same", name=name)(x)

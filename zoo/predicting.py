@@ -1,0 +1,76 @@
+"""Ask a trained model, as a run folder or an export: images or a data set in, a table out."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from zoo import data, report
+from zoo.serving import ServedModel
+
+
+class ImageError(ValueError):
+    """A model or an image that cannot be read, or that do not fit each other."""
+
+
+def predict(model, labels, images):
+    """Probabilities (images, classes) and labels from a run folder or an export.
+
+    `images` are files. An export gets the bytes of each, as a server does; a run's model gets the
+    pixels, resized where they have another size.
+    """
+    if (Path(model) / "model.keras").is_file():
+        network = keras.models.load_model(Path(model) / "model.keras")
+        height, width, channels = network.input_shape[1:]
+        pixels = [image for image in images]
+        logits = network.predict(np.stack(pixels).astype("float32"), verbose=0)
+        return keras.ops.convert_to_numpy(keras.ops.softmax(logits)), labels
+    served = ServedModel(model)
+    encoded = [Path(image).read_bytes() for image in images]
+    return served.predict_bytes(encoded)["probabilities"], served.labels
+
+
+def show_predictions(model, labels, images, top):
+    """Print the `top` classes of each image."""
+    probabilities, labels = predict(model, labels, images)
+    table = Table("image", "label", "probability", f"then, of {len(labels)}", box=None)
+    table.columns[2].justify = "right"
+    for image, row in zip(images, probabilities, strict=True):
+        first, *others = np.argsort(-row)[:top]
+        rest = ", ".join(f"{labels[index]} {_percent(row[index])}" for index in others)
+        table.add_row(str(image), str(labels[first]), _percent(row[first]), rest)
+    Console().print(table)
+
+
+def show_evaluation(model, images):
+    """Print accuracy and loss over an `ImageData`, and recall and precision of every class."""
+    logits = model.predict(images.batches(256), verbose=0).astype("float64")
+    logits -= logits.max(1, keepdims=True)
+    loss = np.log(np.exp(logits).sum(1)) - logits[np.arange(images.examples), images.labels]
+    predicted = logits.argmax(1)
+    correct = predicted == images.labels
+    low, high = report.wilson_interval(1 - correct.mean(), images.examples)
+    console = Console(highlight=False)
+    console.print(
+        f"{images.name}, {images.split}: accuracy {_percent(correct.mean())}, "
+        f"{(~correct).sum()} errors in {images.examples} images (error {_percent(low)} to "
+        f"{_percent(high)} with 95 % confidence), loss {loss.mean():.4f}"
+    )
+    table = Table("class", "images", "recall", "precision", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for index, name in enumerate(images.label_names):
+        truly, said = images.labels == index, predicted == index
+        table.add_row(
+            str(name),
+            str(truly.sum()),
+            _percent(correct[truly].mean()) if truly.any() else "-",
+            _percent(correct[said].mean()) if said.any() else "-",
+        )
+    console.print(table)
+
+
+def _percent(share):
+    return f"{100 * share:.2f} %"

@@ -1,0 +1,160 @@
+"""A recipe: the decisions of one training, as a record, and the few methods that carry them out."""
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be found, read, or carried out with the values given."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Fields are what a person would vary: command-line flags, tuner ranges, lines in recipe.json.
+
+    A recipe file defines a subclass named `Recipe`, overrides defaults, adds fields, and overrides
+    the methods below where it decides otherwise. Line 1 of the file states the measured result.
+    """
+
+    data: str = "digits"
+    """A TFDS name, "digits", a folder of class folders, or an .npz file."""
+    image_size: tuple[int, int] | None = None
+    """Height and width to resize a folder's images to; needed where they differ."""
+    epochs: int = 30
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    """The highest of the schedule."""
+    weight_decay: float = 5e-4
+    """Of the kernels, a step and unit of learning rate."""
+    precision: Precision = "mixed_bfloat16"
+    """Of the arithmetic; the weights are float32. bfloat16 pays on CPUs and GPUs that have it."""
+    seed: int = 0
+    """Of the initial weights, the order, the augmentation and the dropout."""
+    validation: float = 0.0
+    """The share of the training images to hold out and be judged on; at 0 the test set judges."""
+
+    def check(self):
+        """Refuse values no training could use; raises RecipeError."""
+        for field in ("epochs", "batch_size", "learning_rate"):
+            self._require(field, getattr(self, field) > 0, "a positive number")
+        self._require("weight_decay", self.weight_decay >= 0, "0 or more")
+        self._require("validation", 0 <= self.validation < 1, "a share in 0 <= share < 1")
+        self._require("seed", 0 <= self.seed < 2**31, "a whole number from 0 to 2^31 - 1")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            self._require(
+                field.name, not isinstance(value, float) or math.isfinite(value), "a finite number"
+            )
+
+    def _require(self, field, holds, expected):
+        if not holds:
+            raise RecipeError(
+                f"--{field.replace('_', '-')} is {expected}; received {getattr(self, field)}."
+            )
+
+    def datasets(self):
+        """(training images, images to be judged on), both `zoo.data.ImageData`."""
+        from zoo.data import load
+
+        training = load(self.data, "train", image_size=self.image_size)
+        if self.validation:
+            return training.holdout(self.validation)
+        return training, load(self.data, "test", image_size=self.image_size)
+
+    def augmentation(self):
+        """The random changes of the training images, a `zoo.data.Augmentation`; none here."""
+        from zoo.data import Augmentation
+
+        return Augmentation()
+
+    def model(self, data, steps):
+        """A built Keras model, raw pixels -> logits, for this `ImageData` and so many steps."""
+        raise NotImplementedError(f"{type(self).__module__} does not say which model it trains.")
+
+    def optimizer(self, steps):
+        """SGD with Nesterov momentum, 5 % of the steps of warm-up and a cosine to zero."""
+        import keras
+
+        warmup = max(1, steps // 20)
+        schedule = keras.optimizers.schedules.CosineDecay(
+            0.0, max(1, steps - warmup), warmup_target=self.learning_rate, warmup_steps=warmup
+        )
+        optimizer = keras.optimizers.SGD(
+            schedule, momentum=0.9, nesterov=True, weight_decay=self.weight_decay or None
+        )
+        if self.weight_decay:
+            optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        return optimizer
+
+    def loss(self):
+        """Of logits and whole-number labels."""
+        import keras
+
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def callbacks(self):
+        """Keras callbacks; their numbers are part of the training state."""
+        return []
+
+
+def folders():
+    """Where recipes lie: ./recipes, then those of the installed package or of its repository."""
+    package = Path(__file__).parent
+    found = [Path("recipes"), package / "recipes", package.parent / "recipes"]
+    return list({path.resolve(): path for path in found if path.is_dir()}.values())
+
+
+def names():
+    """{name: file} of all recipes, nearest folder first."""
+    files = {}
+    for folder in folders():
+        for file in sorted(folder.glob("*.py")):
+            if not file.name.startswith("_"):
+                files.setdefault(file.stem, file)
+    return files
+
+
+def find(name_or_file):
+    """The file of a recipe given by name or by path; raises RecipeError with the nearest name."""
+    path = Path(name_or_file)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise RecipeError(f"There is no recipe file {str(path)!r}.")
+        return path
+    files = names()
+    if name_or_file not in files:
+        nearest = difflib.get_close_matches(name_or_file, files, 1)
+        hint = f"Did you mean {nearest[0]!r}?" if nearest else "`zoo list` shows the recipes."
+        raise RecipeError(f"There is no recipe {name_or_file!r}. {hint}")
+    return files[name_or_file]
+
+
+def title(file):
+    """Line 1 of a recipe file, without running it."""
+    docstring = ast.get_docstring(ast.parse(Path(file).read_text(encoding="utf-8")))
+    return (docstring or "no first line").splitlines()[0]
+
+
+def load(file):
+    """The `Recipe` class that a file defines. Runs the file: it is a program, like any other."""
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise RecipeError(f"{file} could not be read: {type(error).__name__}: {error}") from error
+    recipe = getattr(module, "Recipe", None)
+    if not (isinstance(recipe, type) and issubclass(recipe, Recipe) and recipe is not Recipe):
+        raise RecipeError(
+            f"{file} defines no recipe; it needs a frozen dataclass `Recipe` derived from "
+            "zoo.recipe.Recipe."
+        )
+    return recipe

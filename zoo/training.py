@@ -1,0 +1,512 @@
+"""Train a recipe: resumable at every step, and a run folder that says what was done."""
+
+import contextlib
+import csv
+import dataclasses
+import fcntl
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from zoo import checkpoint, report
+from zoo.progress import Progress
+from zoo.recipe import RecipeError, title
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on: a loss that is not finite, or a net that does not learn."""
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM came; the state is saved. `signal` is its number."""
+
+    def __init__(self, number, step):
+        super().__init__(f"stopped by {signal.Signals(number).name} and saved at step {step}")
+        self.signal = number
+
+
+def train(
+    recipe,
+    file,
+    *,
+    runs="runs",
+    name=None,
+    checkpoint_seconds=60.0,
+    deterministic=True,
+    console=None,
+):
+    """Train `recipe`, defined in `file`, in the folder runs/<recipe>/<name>; returns that folder.
+
+    The same call again resumes, from the last step saved: at the end of each epoch, every
+    `checkpoint_seconds` seconds, and when SIGINT or SIGTERM asks to stop. On a CPU, with
+    `deterministic` operations, a run killed and resumed ends with the bits of one left alone.
+    `name` is by default made of the fields that differ from the recipe's own.
+
+    Raises:
+        RecipeError: for values no training can use, or a folder that holds another run.
+        zoo.data.DataError: for data that cannot be trained on.
+        TrainingError: when the loss stops being finite, or the net never starts to learn.
+        Interrupted: after saving, when SIGINT or SIGTERM came.
+    """
+    recipe.check()
+    folder = Path(runs) / Path(file).stem / (name or _name(recipe))
+    with _locked(folder), Progress(console) as progress:
+        _record_recipe(folder, recipe, file)
+        if (folder / "results.json").exists():
+            progress.say(f"{folder} is complete; choose another --name to train again.")
+            return folder
+        keras.utils.set_random_seed(recipe.seed)
+        if deterministic:
+            tf.config.experimental.enable_op_determinism()
+        keras.config.set_dtype_policy(recipe.precision)
+        training, judging = recipe.datasets()
+        session = _Session(recipe, folder, training, judging, progress, checkpoint_seconds)
+        _write_json(folder / "versions.json", _versions(recipe, deterministic))
+        session.fit()
+        session.finish()
+    return folder
+
+
+class _Session:
+    """One sitting of a run: the compiled model, the data, and how far the training is."""
+
+    def __init__(self, recipe, folder, training, judging, progress, checkpoint_seconds):
+        self.recipe, self.folder, self.progress = recipe, folder, progress
+        self.training, self.judging = training, judging
+        self.checkpoint_seconds = checkpoint_seconds
+        self.steps_an_epoch = math.ceil(training.examples / recipe.batch_size)
+        steps = recipe.epochs * self.steps_an_epoch
+        self.model = recipe.model(training, steps)
+        self.shipped = getattr(self.model, "trunk", self.model)
+        classes = self.shipped.output_shape[-1]
+        if classes != training.classes:
+            raise RecipeError(
+                f"The model gives {classes} scores; {training.name} has {training.classes} classes."
+            )
+        self.model.compile(
+            optimizer=recipe.optimizer(steps), loss=recipe.loss(), metrics=["accuracy"]
+        )
+        self.model.optimizer.build(self.model.trainable_variables)
+        self.position = {
+            "epoch": 0,
+            "step": 0,
+            "seconds": 0.0,
+            "finished": False,
+            "resumed": 0,
+            "warnings": [],
+        }
+        self.history = []
+        self.memory = None  # of the callbacks
+        self.metrics = None  # of an epoch that was interrupted
+
+    @property
+    def variables(self):
+        return [*self.model.variables, *self.model.optimizer.variables]
+
+    @property
+    def checkpoints(self):
+        return self.folder / "checkpoints"
+
+    def fit(self):
+        """Keras' own fit, from where the last sitting stopped."""
+        meta, damaged = checkpoint.restore(self.checkpoints, self.variables)
+        for commit in damaged:
+            self.warn(f"Checkpoint {commit} was damaged and passed over.")
+        if meta:
+            self.position, self.history = meta["position"], meta["history"]
+            self.memory, self.metrics = meta["callbacks"], meta["metrics"]
+            self.position["resumed"] += 1
+            self.progress.say(f"Resumed {self.folder} at step {self.position['step']}.")
+        if self.position["finished"]:
+            return
+        done = self.position["step"]
+        self.progress.start(self.recipe.epochs, self.steps_an_epoch, done, self.judged_on)
+        self.progress.say(
+            f"{self.training.name}: {self.training.examples} training images, "
+            f"{self.judging.examples} {self.judged_on} images, {self.training.classes} classes; "
+            f"{self.shipped.count_params():,} parameters; {self.folder}"
+        )
+        recipe, others = self.recipe, self.recipe.callbacks()
+        tensorboard = keras.callbacks.TensorBoard(self.folder / "tensorboard", write_graph=False)
+        with _stop_signals() as stop:
+            self.model.fit(
+                self.training.training_batches(
+                    recipe.batch_size,
+                    seed=recipe.seed,
+                    start_step=self.position["step"],
+                    augmentation=recipe.augmentation(),
+                ),
+                initial_epoch=self.position["epoch"],
+                epochs=recipe.epochs,
+                steps_per_epoch=self.steps_an_epoch,
+                validation_data=self.judging.batches(256),
+                callbacks=[
+                    _ShortFirstEpoch(self),
+                    tensorboard,
+                    *others,
+                    _Watch(self),
+                    _State(self, others, stop),
+                ],
+                shuffle=False,
+                verbose=0,
+            )
+
+    def warn(self, text):
+        if text not in self.position["warnings"]:
+            self.position["warnings"].append(text)
+            self.progress.warn(text)
+
+    @property
+    def judged_on(self):
+        return "validation" if self.recipe.validation else "test"
+
+    def save(self, callbacks, metrics):
+        """Commit the state. A failed write costs a warning, not the run, nor the last commit."""
+        for variable in self.variables:
+            value = np.asarray(variable)
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise TrainingError(
+                    f"{variable.path} is no longer finite after step {self.position['step']}. "
+                    + self.advice()
+                )
+        meta = {
+            "position": self.position,
+            "history": self.history,
+            "callbacks": callbacks,
+            "metrics": metrics,
+        }
+        try:
+            checkpoint.save(self.checkpoints, self.position["step"], self.variables, meta)
+        except OSError as error:
+            self.progress.warn(
+                f"The checkpoint of step {self.position['step']} could not be written ({error}); "
+                "training goes on, the last good one is kept."
+            )
+
+    def advice(self):
+        kept = checkpoint.latest_step(self.checkpoints)
+        where = f"The state of step {kept} is kept" if kept else "No state was saved before it"
+        return f"{where}. Try a lower --learning-rate (it is {self.recipe.learning_rate})."
+
+    def finish(self):
+        """The files a person opens: the model to ship, its results, the page."""
+        self.progress.stop()
+        model = self.shipped
+        partial = self.folder / "model.partial.keras"
+        model.save(partial)
+        os.replace(partial, self.folder / "model.keras")
+        logits = model.predict(self.judging.batches(256), verbose=0).astype("float64")
+        labels = self.judging.labels
+        top = logits.max(1)
+        log_sum = top + np.log(np.exp(logits - top[:, None]).sum(1))
+        correct = logits.argmax(1) == labels
+        results = {
+            "evaluated_on": self.judged_on,
+            "accuracy": float(correct.mean()),
+            "error_percent": float(100 * (1 - correct.mean())),
+            "errors": int((~correct).sum()),
+            "loss": float((log_sum - logits[np.arange(len(labels)), labels]).mean()),
+            "examples": self.judging.examples,
+            "train_examples": self.training.examples,
+            "epochs": self.position["epoch"],
+            "seconds": self.position["seconds"],
+            "parameters": model.count_params(),
+            "label_names": self.names,
+            "warnings": self.position["warnings"],
+            "resumed": self.position["resumed"],
+        }
+        _write_metrics(self.folder / "metrics.csv", self.history)
+        # Written last but for the page, which can be drawn again: its presence says "complete".
+        _write_json(self.folder / "results.json", results)
+        self.write_examples()
+        report.write(self.folder, model, self.judging)
+        self.progress.say(
+            f"{self.judged_on} accuracy {100 * results['accuracy']:.2f} % "
+            f"({results['errors']} errors in {results['examples']}), last epoch, "
+            f"{results['seconds']:.0f} s of training"
+        )
+
+
+    def write_examples(self, count=8):
+        """A few of the images judged on, as files to try `zoo predict` with."""
+        folder = self.folder / "examples"
+        folder.mkdir(exist_ok=True)
+        labels = self.judging.labels
+        firsts = [int(np.argmax(labels == label)) for label in np.unique(labels)[:count]]
+        for index in firsts:
+            name = "".join(c if c.isalnum() else "_" for c in self.names[labels[index]])
+            image = tf.io.encode_png(self.judging.images[index]).numpy()
+            (folder / f"{index:05d}_{name}.png").write_bytes(image)
+
+    @property
+    def names(self):
+        return [str(name) for name in self.training.label_names]
+
+
+class _ShortFirstEpoch(keras.callbacks.Callback):
+    """End a resumed epoch where it would have ended, and give it back the metrics it had.
+
+    First in the list: Keras must see `stop_training` only between the last step and here.
+    """
+
+    def __init__(self, session):
+        super().__init__()
+        self.session = session
+        self.remaining = None
+        self.cut = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        done = self.session.position["step"] - epoch * self.session.steps_an_epoch
+        self.remaining = self.session.steps_an_epoch - done
+        if self.session.metrics is not None:
+            saved = self.session.metrics
+            for variable, value in zip(self.model.metrics_variables, saved, strict=True):
+                variable.assign(np.asarray(value, variable.dtype))
+            self.session.metrics = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.remaining -= 1
+        self.cut = not self.remaining and not self.model.stop_training
+        if self.cut:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.cut:
+            self.model.stop_training = False
+
+
+class _Watch(keras.callbacks.Callback):
+    """Stop on a loss that is not finite; notice a net that never starts to learn."""
+
+    DEAD_WARNING, DEAD_STOP = 200, 2000  # steps with the loss at ln(classes)
+
+    def __init__(self, session):
+        super().__init__()
+        self.session = session
+        self.dead_steps = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self.session.position["step"] + 1
+        if not math.isfinite(logs["loss"]):
+            raise TrainingError(
+                f"The loss became {logs['loss']} at step {step}, batch {batch + 1} of epoch "
+                f"{self.session.position['epoch'] + 1}. {self.session.advice()}"
+            )
+        chance = math.log(self.session.training.classes)
+        loss = logs.get("output_loss", logs["loss"])
+        # A net whose class maps are all negative behind a ReLU gives logits 0: exactly this loss.
+        self.dead_steps = self.dead_steps + 1 if abs(loss - chance) < 1e-4 else 0
+        if self.dead_steps == self.DEAD_WARNING:
+            self.session.warn(_dead(step, chance))
+        if self.dead_steps == self.DEAD_STOP:
+            raise TrainingError(_dead(step, chance))
+
+
+def _dead(step, chance):
+    return (
+        f"The loss still stands at ln(classes) = {chance:.4f} after {step} steps: the net does not "
+        "learn. Take the ReLU off the class maps (final_relu=False), lower --learning-rate, or try "
+        "another --seed."
+    )
+
+
+class _State(keras.callbacks.Callback):
+    """Count steps, keep the history, and commit. Last in the list, to see what the others did."""
+
+    def __init__(self, session, others, stop):
+        super().__init__()
+        self.session, self.others, self.stop = session, others, stop
+        self.clock = self.saved_at = time.monotonic()
+
+    def on_train_begin(self, logs=None):
+        for callback, memory in zip(self.others, self.session.memory or [], strict=False):
+            vars(callback).update(memory)
+
+    def on_train_batch_end(self, batch, logs=None):
+        position = self.session.position
+        position["step"] += 1
+        self.session.progress.step(position["step"], logs)
+        if position["step"] % self.session.steps_an_epoch == 0:
+            return  # the epoch's end is about to save
+        if self.stop or time.monotonic() - self.saved_at > self.session.checkpoint_seconds:
+            metrics = [np.asarray(v).tolist() for v in self.model.metrics_variables]
+            self._save(metrics)
+            self._leave_if_asked()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._tick()
+        position = self.session.position
+        row = {
+            "epoch": epoch + 1,
+            "step": position["step"],
+            "seconds": round(position["seconds"], 2),
+            "learning_rate": float(np.asarray(self.model.optimizer.learning_rate)),
+            **{key: float(value) for key, value in logs.items()},
+        }
+        self.session.history.append(row)
+        position["epoch"] = epoch + 1
+        position["finished"] = self.model.stop_training or epoch + 1 == self.params["epochs"]
+        self._save(None)
+        _write_metrics(self.session.folder / "metrics.csv", self.session.history)
+        self.session.progress.epoch(row)
+        self._leave_if_asked()
+
+    def _tick(self):
+        now = time.monotonic()
+        self.session.position["seconds"] += now - self.clock
+        self.clock = now
+
+    def _save(self, metrics):
+        self._tick()
+        memory = [
+            {key: value for key, value in vars(callback).items() if _is_plain(value)}
+            for callback in self.others
+        ]
+        self.session.save(memory, metrics)
+        self.saved_at = time.monotonic()
+
+    def _leave_if_asked(self):
+        if self.stop:
+            raise Interrupted(self.stop[0], self.session.position["step"])
+
+
+def _is_plain(value):
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+@contextlib.contextmanager
+def _stop_signals():
+    """A list that receives the first SIGINT or SIGTERM; the second one acts as ever."""
+    received, before = [], {}
+
+    def note(number, frame):
+        received.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _locked(folder):
+    """One process a run folder: two would take turns at destroying each other's checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RecipeError(f"Another process is training in {folder}.") from None
+        yield
+
+
+def _name(recipe):
+    """Of the fields that differ from the recipe's own, such as "epochs=3,seed=1"."""
+    own = type(recipe)()
+    fields = [field.name for field in dataclasses.fields(recipe)]
+    changed = [f"{f}={getattr(recipe, f)}" for f in fields if getattr(recipe, f) != getattr(own, f)]
+    text = ",".join(changed) or "default"
+    return "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in text)[:120]
+
+
+def _record_recipe(folder, recipe, file):
+    """Write recipe.json, or refuse a folder whose run had other fields."""
+    fields = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    path = folder / "recipe.json"
+    if path.exists():
+        recorded = json.loads(path.read_text(encoding="utf-8"))["fields"]
+        other = sorted(k for k in {*recorded, *fields} if recorded.get(k) != fields.get(k))
+        if other:
+            told = ", ".join(f"{k}={recorded.get(k)!r}, now {fields.get(k)!r}" for k in other)
+            raise RecipeError(f"{folder} holds a run with {told}; choose another --name.")
+    _write_json(
+        path,
+        {
+            "recipe": Path(file).stem,
+            "file": str(Path(file).resolve()),
+            "title": title(file),
+            "fields": fields,
+        },
+    )
+
+
+def _versions(recipe, deterministic):
+    """Everything needed to say later what was run, and on what."""
+    packages = ("keras", "tensorflow", "numpy", "tensorflow-datasets", "scikit-learn", "zoo")
+    here = Path(__file__).parent
+    return {
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "backend": keras.backend.backend(),
+        "commit": _git(here, "rev-parse", "HEAD"),
+        "dirty": bool(_git(here, "status", "--porcelain")),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "seed": recipe.seed,
+        "deterministic": deterministic,
+        "hardware": {
+            "cpu": _cpu(),
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_gib": round(
+                os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
+            ),
+            "gpus": [device.name for device in tf.config.list_physical_devices("GPU")],
+        },
+    }
+
+
+def _git(folder, *arguments):
+    try:
+        answer = subprocess.run(
+            ["git", "-C", folder, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _cpu():
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _write_metrics(path, history):
+    """All epochs of all sittings; columns that only some rows have stay empty in the others."""
+    columns = list(dict.fromkeys(key for row in history for key in row))
+    partial = path.with_suffix(".partial")
+    with open(partial, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(history)
+    os.replace(partial, path)
+
+
+def _write_json(path, record):
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
