@@ -8,8 +8,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _fresh_keras():
-    """Each test has its own seed, layer names and float32, whatever ran before it."""
-    keras.backend.clear_session()
+    """Each test has its own seed, and float32, whatever ran before it."""
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(0)
 

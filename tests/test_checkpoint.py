@@ -107,7 +107,7 @@ def test_a_failed_write_costs_nothing_but_itself(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(OSError):  # noqa: PT011
+        with pytest.raises(OSError):
             checkpoint.save(tmp_path, 2, big, {"step": 2})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

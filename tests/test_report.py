@@ -346,14 +346,14 @@ def test_the_confusion_matrix_is_scikit_learns():
     np.testing.assert_array_equal((colours == 1).all(axis=-1), expected == 0)
 
 
-@pytest.mark.parametrize("classes", [2, 20, 25, 60, 100])
+@pytest.mark.parametrize("classes", [2, 25, 30, 60, 100])
 def test_the_names_beside_a_confusion_matrix_do_not_overlap(classes):
     labels = np.arange(classes)
     names = [f"a rather long name {label}" for label in labels]
     figure = figures.confusion_matrix(labels, labels, names)
     figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
-    assert len(boxes) >= min(classes, 10)
+    assert len(boxes) >= min(classes, 6)
     assert all(above.y0 >= below.y1 - 1 for above, below in pairwise(boxes))
     assert {label.get_text()[-2:].strip() for label in figure.axes[0].get_yticklabels()} <= {
         name[-2:].strip() for name in names
@@ -417,11 +417,10 @@ def test_confidence_maps_colour_the_top_tenth_and_box_the_true_class():
 def test_of_many_classes_the_true_one_and_the_nine_of_highest_mean_are_shown():
     maps = np.tile(np.arange(15.0), (1, 4, 4, 1))
     images = np.zeros((1, 8, 8, 1), "uint8")
-    figure = figures.confidence_maps(images, maps, [2], [14], [str(i) for i in range(15)])
-    assert [axes.get_title() for axes in figure.axes[1:]] == [
-        *(str(index) for index in range(14, 5, -1)),
-        "2",
-    ]
+    names = [str(index) for index in range(15)]
+    for true, expected in ((2, [*names[:5:-1], "2"]), (14, names[:4:-1])):
+        figure = figures.confidence_maps(images, maps, [true], [14], names)
+        assert [axes.get_title() for axes in figure.axes[1:]] == expected
 
 
 def _as_arrays(rows):

@@ -9,6 +9,7 @@ before it gone.
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -124,7 +125,9 @@ def _array(variable):
 
 
 def _description(variables):
-    return [[v.path, list(v.shape), str(v.dtype)] for v in variables]
+    # Keras numbers the names of layers over the life of a process: dense_7 here is dense there.
+    names = (re.sub(r"_\d+(?=[/_]|$)", "", variable.path) for variable in variables)
+    return [[n, list(v.shape), str(v.dtype)] for n, v in zip(names, variables, strict=True)]
 
 
 def _difference(saved, present):

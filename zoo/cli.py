@@ -97,8 +97,6 @@ def evaluate(run: Positional[Path], data: str | None = None):
     """
     results, fields = _results(run), _fields(run)
     _import_tensorflow()
-    import keras
-
     import zoo.data
     from zoo import predicting
 
@@ -108,8 +106,7 @@ def evaluate(run: Positional[Path], data: str | None = None):
             f"{test.name} has the classes {', '.join(test.label_names)}; the run has "
             f"{', '.join(results['label_names'])}."
         )
-    model = keras.models.load_model(run / "model.keras")
-    predicting.show_evaluation(model, test)
+    predicting.show_evaluation(predicting.load_model(run), test)
 
 
 def predict(model: Positional[Path], images: Positional[tuple[Path, ...]], top: int = 5):
@@ -142,12 +139,9 @@ def export(run: Positional[Path], out: Path | None = None):
     labels = _results(run)["label_names"]
     out = out or Path("saved_models") / run.resolve().parent.name
     _import_tensorflow()
-    import keras
+    from zoo import predicting, serving
 
-    import zoo.serving
-
-    model = keras.models.load_model(run / "model.keras")
-    version = zoo.serving.export_savedmodel(model, labels, out)
+    version = serving.export_savedmodel(predicting.load_model(run), labels, out)
     print(f"Exported and checked as a server would: {version}")
     print(f"Next  zoo predict {out} IMAGE...")
 
@@ -160,15 +154,13 @@ def report(run: Positional[Path]):
     """
     _results(run)
     _import_tensorflow()
-    import keras
-
     import zoo.report
+    from zoo import predicting
 
     recorded = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     fields = {key: tuple(v) if isinstance(v, list) else v for key, v in recorded["fields"].items()}
     _, judging = recipes.load(recorded["file"])(**fields).datasets()
-    model = keras.models.load_model(run / "model.keras")
-    print(zoo.report.write(run, model, judging))
+    print(zoo.report.write(run, predicting.load_model(run), judging))
 
 
 COMMANDS = {
@@ -211,11 +203,12 @@ _ABOUT = "Network in Network, Deeply-Supervised Nets and distillation: train, lo
 
 def _exit_code(error):
     """Of an error with a message for people; None for one that should show where it comes from."""
-    if isinstance(error, (UsageError, recipes.RecipeError, FileExistsError)):
+    if isinstance(error, (UsageError, recipes.RecipeError, FileExistsError, FileNotFoundError)):
         return 2
+    if isinstance(error, OSError):
+        return 1
     for module, name, code in (
         ("zoo.data", "DataError", 2),
-        ("zoo.predicting", "ImageError", 2),
         ("zoo.serving", "ExportError", 1),
         ("zoo.training", "TrainingError", 1),
         ("zoo.checkpoint", "CheckpointError", 1),

@@ -23,7 +23,7 @@ class DataError(ValueError):
     """Data, or a wish about data, that cannot be trained on: the message names file or index."""
 
 
-def _whole(name, value, at_least):
+def _integer(name, value, at_least):
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < at_least:
         raise DataError(f"{name} is a whole number of {at_least} or more; received {value!r}.")
     return int(value)
@@ -50,7 +50,7 @@ class Augmentation:
 
     def __post_init__(self):
         for name in ("pad_and_crop", "shift"):
-            _whole(name, getattr(self, name), at_least=0)
+            _integer(name, getattr(self, name), at_least=0)
         if self.pad_and_crop and self.shift:
             raise DataError(f"{self}: both translate the image; give pad_and_crop or shift.")
 
@@ -144,7 +144,7 @@ class ImageData:
 
         For evaluation: the last batch holds what remains.
         """
-        batch_size = _whole("batch_size", batch_size, at_least=1)
+        batch_size = _integer("batch_size", batch_size, at_least=1)
         images, labels = self._tensors()
 
         def batch(start):
@@ -166,9 +166,9 @@ class ImageData:
             DataError: for a batch size below 1, a negative step or seed, or a translation that
                 could move the whole image out of view.
         """
-        batch_size = _whole("batch_size", batch_size, at_least=1)
-        start_step = _whole("start_step", start_step, at_least=0)
-        seed = _whole("seed", seed, at_least=0)
+        batch_size = _integer("batch_size", batch_size, at_least=1)
+        start_step = _integer("start_step", start_step, at_least=0)
+        seed = _integer("seed", seed, at_least=0)
         if augmentation.reach >= min(self.image_shape[:2]):
             raise DataError(f"{augmentation} can move all of a {self.image_shape} image away.")
         images, labels = self._tensors()
@@ -356,6 +356,25 @@ def _visible(folder, expected):
     if not entries:
         raise DataError(f"{folder} is empty; expected {expected} in it.")
     return entries
+
+
+def read_image(file, image_shape):
+    """An image file -> uint8 (height, width, channels): grey or RGB and resized as asked.
+
+    Raises:
+        DataError: for a file that is not an image.
+    """
+    height, width, channels = image_shape
+    image = _decode(file)
+    if image.shape[-1] != channels:
+        from PIL import Image
+
+        grey = image.shape[-1] == 1
+        converted = Image.fromarray(image[..., 0] if grey else image).convert(
+            "RGB" if grey else "L"
+        )
+        image = np.asarray(converted).reshape(*image.shape[:2], channels)
+    return image if image.shape[:2] == (height, width) else _resize(image, (height, width))
 
 
 def _decode(file):

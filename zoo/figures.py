@@ -124,13 +124,12 @@ def confusion_matrix(labels, predictions, names):
     axes.set_xlabel("Predicted class", fontsize=_TEXT)
     every = 1 if classes <= 25 else 5 if classes <= 60 else 10
     # Points from one row to the next where long names leave the least room.
-    pitch = 230 / classes
-    size = min(_TEXT, 0.8 * pitch * every)
+    pitch = 260 / classes
     shown = np.arange(0, classes, every)
     ticks = [_short(names[index], 12) for index in shown]
-    axes.set_yticks(shown, ticks, fontsize=size)
-    crowded = 0.7 * size * max(map(len, ticks)) > pitch * every
-    axes.set_xticks(shown, ticks, fontsize=size, rotation=90 if crowded else 0)
+    axes.set_yticks(shown, ticks, fontsize=_TEXT)
+    crowded = 0.7 * _TEXT * max(map(len, ticks)) > pitch * every
+    axes.set_xticks(shown, ticks, fontsize=_TEXT, rotation=90 if crowded else 0)
     if classes > 20:
         return figure
     axes.set_xticks(np.arange(classes - 1) + 0.5, minor=True)
@@ -146,7 +145,7 @@ def confusion_matrix(labels, predictions, names):
             ha="center",
             va="center",
             color=_INK,
-            fontsize=min(_TITLE, 1.5 * pitch / max(digits, 2)),
+            fontsize=min(_TITLE, 1.3 * pitch / max(digits, 2)),
         )
     return figure
 

@@ -7,12 +7,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from zoo import data, report
+# Keras must know our layers before it reads a model.
+from zoo import data, layers, preprocessing, report  # noqa: F401
 from zoo.serving import ServedModel
 
 
-class ImageError(ValueError):
-    """A model or an image that cannot be read, or that do not fit each other."""
+def load_model(run):
+    """The trained model of a run folder: raw pixels (batch, h, w, c) -> logits."""
+    return keras.models.load_model(Path(run) / "model.keras")
 
 
 def predict(model, labels, images):
@@ -22,14 +24,18 @@ def predict(model, labels, images):
     pixels, resized where they have another size.
     """
     if (Path(model) / "model.keras").is_file():
-        network = keras.models.load_model(Path(model) / "model.keras")
-        height, width, channels = network.input_shape[1:]
-        pixels = [image for image in images]
+        network = load_model(model)
+        pixels = [data.read_image(image, network.input_shape[1:]) for image in images]
         logits = network.predict(np.stack(pixels).astype("float32"), verbose=0)
         return keras.ops.convert_to_numpy(keras.ops.softmax(logits)), labels
     served = ServedModel(model)
-    encoded = [Path(image).read_bytes() for image in images]
-    return served.predict_bytes(encoded)["probabilities"], served.labels
+    answers = []
+    for image in images:  # one by one: in a batch, one bad image costs the others their answers
+        try:
+            answers.append(served.predict_bytes([Path(image).read_bytes()])["probabilities"])
+        except ValueError as error:
+            raise data.DataError(f"{image} is refused: {error}") from error
+    return np.concatenate(answers), served.labels
 
 
 def show_predictions(model, labels, images, top):

@@ -21,7 +21,7 @@ class Progress:
         self.stop()
 
     def start(self, epochs, steps_an_epoch, done, judged_on):
-        """Begin at step `done` of epochs x steps_an_epoch; `judged_on` is "test" or "validation"."""
+        """Begin at step `done`; `judged_on` is "test" or "validation"."""
         self.judged_on = judged_on
         self.epochs, self.steps_an_epoch, self.steps = (
             epochs,

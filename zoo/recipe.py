@@ -101,7 +101,7 @@ class Recipe:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     def callbacks(self):
-        """Keras callbacks; their numbers are part of the training state."""
+        """Keras callbacks. Their counters belong to the training state; copies of weights do not."""
         return []
 
 

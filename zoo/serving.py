@@ -27,6 +27,10 @@ PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 JPEG_START = b"\xff\xd8\xff"
 
 
+class ExportError(ValueError):
+    """A model that cannot be served, or an export that is not what was exported."""
+
+
 def export_savedmodel(model, labels, directory, *, version=None, top_k=5):
     """Write `model` as a new version under `directory`, checked, and published by one rename.
 
@@ -45,10 +49,9 @@ def export_savedmodel(model, labels, directory, *, version=None, top_k=5):
         The path of the version. Until it is complete, only a hidden `.export-*` is there.
 
     Raises:
-        ValueError: for a model, labels or a version that cannot be served.
+        ExportError: for a model, labels or a version that cannot be served, under a Keras backend
+            other than TensorFlow, or when the written files do not answer as the model does.
         FileExistsError: for a version that exists; versions are never overwritten.
-        RuntimeError: under a Keras backend other than TensorFlow, or when the written files do
-            not answer as the model does.
     """
     model, labels, base = getattr(model, "trunk", model), list(labels), pathlib.Path(directory)
     _check_model(model)
@@ -79,7 +82,7 @@ class ServedModel:
 
     Raises:
         FileNotFoundError: where there is no export.
-        ValueError: for a changed, missing or added file.
+        ExportError: for a changed, missing or added file.
     """
 
     def __init__(self, directory):
@@ -145,14 +148,14 @@ def verify_as_a_server(directory, images, expected, *, signature="serving_defaul
     """The probabilities that `run_as_a_server` gives for `images`, compared with the expected ones.
 
     Raises:
-        RuntimeError: for an error, or a probability further off than `tolerance`.
+        ExportError: for an error, or a probability further off than `tolerance`.
     """
     (answer,) = run_as_a_server(directory, [images], signature=signature)
     if isinstance(answer, str):
-        raise RuntimeError(f"{signature} of {directory} fails where the model answers:\n{answer}")
+        raise ExportError(f"{signature} of {directory} fails where the model answers:\n{answer}")
     difference = np.abs(answer - expected).max()
     if not difference <= tolerance:
-        raise RuntimeError(
+        raise ExportError(
             f"{signature} of {directory} differs from the model by {difference:.2g} in a "
             f"probability; at most {tolerance:.2g} was expected."
         )
@@ -162,24 +165,24 @@ def verify_as_a_server(directory, images, expected, *, signature="serving_defaul
 def _check_model(model):
     backend = keras.backend.backend()
     if backend != "tensorflow":
-        raise RuntimeError(
+        raise ExportError(
             f"The Keras backend is {backend}; expected tensorflow, since the server has XLA off. "
             "Save the model and export it under KERAS_BACKEND=tensorflow."
         )
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     if not inputs or len(inputs) != 1 or len(outputs) != 1:
-        raise ValueError(
+        raise ExportError(
             f"Received {model!r}; expected a built functional model of one input and one output. "
             "Build it, or make one: keras.Model(images, logits)."
         )
     _, *image = inputs[0].shape
     if len(image) != 3 or None in image or image[-1] not in (1, 3):
-        raise ValueError(
+        raise ExportError(
             f"The model takes images {inputs[0].shape}; expected (None, height, width, channels) "
             "with fixed sizes and 1 or 3 channels. Build it with an input_shape."
         )
     if len(outputs[0].shape) != 2 or outputs[0].shape[-1] is None:
-        raise ValueError(
+        raise ExportError(
             f"The model gives {outputs[0].shape}; expected logits, (None, classes). Pool or "
             "flatten what is left of the image."
         )
@@ -187,27 +190,27 @@ def _check_model(model):
 
 def _check_labels(labels, classes, top_k):
     if len(labels) != classes:
-        raise ValueError(f"Received {len(labels)} labels; expected {classes}, one for each class.")
+        raise ExportError(f"Received {len(labels)} labels; expected {classes}, one for each class.")
     for label in labels:
         if not isinstance(label, str) or label.splitlines() != [label]:
-            raise ValueError(f"Received the label {label!r}; expected one line of text.")
+            raise ExportError(f"Received the label {label!r}; expected one line of text.")
     if len(set(labels)) < classes:
         twice = sorted({label for label in labels if labels.count(label) > 1})
-        raise ValueError(f"Received the labels {twice} more than once; give each class its own.")
+        raise ExportError(f"Received the labels {twice} more than once; give each class its own.")
     if top_k < 1:
-        raise ValueError(f"Received top_k={top_k}; expected 1 or more.")
+        raise ExportError(f"Received top_k={top_k}; expected 1 or more.")
 
 
 def _check_version(base, version):
     if base.name.isdecimal():
-        raise ValueError(
+        raise ExportError(
             f"Received the directory {base}; expected that of the versions, {base.parent}, with "
             f"version={base.name} or none."
         )
     if version is None:
         return
     if not isinstance(version, int) or version < 1:
-        raise ValueError(f"Received version={version!r}; expected a positive integer.")
+        raise ExportError(f"Received version={version!r}; expected a positive integer.")
     if version in _versions(base):
         raise FileExistsError(
             f"{base / str(version)} exists, and a server may be reading it. Leave version out to "
@@ -222,9 +225,9 @@ def _examples(model):
     with tf.device("CPU"):
         logits = tf.cast(model(images.astype("float32"), training=False), "float32").numpy()
     if not np.isfinite(logits).all():
-        raise ValueError("The model gives NaN or infinity for an image of noise. Did it diverge?")
+        raise ExportError("The model gives NaN or infinity for an image of noise. Did it diverge?")
     if logits.min() >= 0 and np.allclose(logits.sum(axis=1), 1, atol=1e-2):
-        raise ValueError(
+        raise ExportError(
             "The model gives probabilities; expected logits, to which the export adds the softmax. "
             "Export the model that ends before its own."
         )
@@ -326,13 +329,13 @@ def _checksums(directory):
 
 def _verify_checksums(directory):
     if not (directory / CHECKSUMS).is_file():
-        raise ValueError(f"{directory} has no {CHECKSUMS}; export_savedmodel writes one.")
+        raise ExportError(f"{directory} has no {CHECKSUMS}; export_savedmodel writes one.")
     lines = (directory / CHECKSUMS).read_text().splitlines()
     listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     found = _checksums(directory)
     wrong = sorted(name for name in listed | found if listed.get(name) != found.get(name))
     if wrong:
-        raise ValueError(
+        raise ExportError(
             f"Changed, missing or added in {directory} since its export: {', '.join(wrong)}. "
             "Nothing was loaded; copy or export it again."
         )

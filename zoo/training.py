@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import fcntl
 import importlib.metadata
+import inspect
 import json
 import math
 import os
@@ -73,6 +74,12 @@ def train(
             tf.config.experimental.enable_op_determinism()
         keras.config.set_dtype_policy(recipe.precision)
         training, judging = recipe.datasets()
+        for what in ("image_shape", "label_names"):
+            if getattr(training, what) != getattr(judging, what):
+                raise RecipeError(
+                    f"{training.name} has the {what} {getattr(training, what)} to train with, and "
+                    f"{getattr(judging, what)} to be judged by."
+                )
         session = _Session(recipe, folder, training, judging, progress, checkpoint_seconds)
         _write_json(folder / "versions.json", _versions(recipe, deterministic))
         session.fit()
@@ -123,13 +130,13 @@ class _Session:
     def fit(self):
         """Keras' own fit, from where the last sitting stopped."""
         meta, damaged = checkpoint.restore(self.checkpoints, self.variables)
-        for commit in damaged:
-            self.warn(f"Checkpoint {commit} was damaged and passed over.")
         if meta:
             self.position, self.history = meta["position"], meta["history"]
             self.memory, self.metrics = meta["callbacks"], meta["metrics"]
             self.position["resumed"] += 1
             self.progress.say(f"Resumed {self.folder} at step {self.position['step']}.")
+        for commit in damaged:
+            self.warn(f"Checkpoint {commit} was damaged and passed over.")
         if self.position["finished"]:
             return
         done = self.position["step"]
@@ -139,6 +146,8 @@ class _Session:
             f"{self.judging.examples} {self.judged_on} images, {self.training.classes} classes; "
             f"{self.shipped.count_params():,} parameters; {self.folder}"
         )
+        if self.metrics is not None:  # Keras makes their variables when it first needs them
+            self.model.evaluate(self.judging.batches(256).take(1), verbose=0)
         recipe, others = self.recipe, self.recipe.callbacks()
         tensorboard = keras.callbacks.TensorBoard(self.folder / "tensorboard", write_graph=False)
         with _stop_signals() as stop:
@@ -238,7 +247,6 @@ class _Session:
             f"({results['errors']} errors in {results['examples']}), last epoch, "
             f"{results['seconds']:.0f} s of training"
         )
-
 
     def write_examples(self, count=8):
         """A few of the images judged on, as files to try `zoo predict` with."""
@@ -371,11 +379,7 @@ class _State(keras.callbacks.Callback):
 
     def _save(self, metrics):
         self._tick()
-        memory = [
-            {key: value for key, value in vars(callback).items() if _is_plain(value)}
-            for callback in self.others
-        ]
-        self.session.save(memory, metrics)
+        self.session.save([_memory(callback) for callback in self.others], metrics)
         self.saved_at = time.monotonic()
 
     def _leave_if_asked(self):
@@ -383,8 +387,17 @@ class _State(keras.callbacks.Callback):
             raise Interrupted(self.stop[0], self.session.position["step"])
 
 
-def _is_plain(value):
-    return value is None or isinstance(value, (bool, int, float, str))
+def _memory(callback):
+    """What a callback has counted and compared: its plain attributes but its arguments.
+
+    Keras turns the sign of an argument, `min_delta`, in use; put back, it would be turned twice.
+    """
+    arguments = inspect.signature(type(callback)).parameters
+    return {
+        key: value
+        for key, value in vars(callback).items()
+        if key not in arguments and isinstance(value, (bool, int, float, str, type(None)))
+    }
 
 
 @contextlib.contextmanager

@@ -1,0 +1,145 @@
+"""Who may import whom: one table, for every module."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "zoo").glob("*.py"))
+
+# What a module may import of the zoo, and of what is installed. Standard library: always.
+NUMERIC = {"keras", "numpy"}
+TENSORFLOW = NUMERIC | {"tensorflow"}
+ALLOWED = {
+    "__init__": (set(), set()),
+    "__main__": ({"cli"}, set()),
+    "_c_api": (set(), {"numpy"}),
+    # TensorFlow has the fused kernel; the import stands in the function that needs it.
+    "layers": (set(), TENSORFLOW),
+    "preprocessing": (set(), NUMERIC),
+    # TensorFlow knows the number of replicas; likewise in a function.
+    "deep_supervision": (set(), TENSORFLOW),
+    "models": ({"layers", "deep_supervision"}, NUMERIC),
+    "data": (set(), {"numpy", "tensorflow", "PIL", "sklearn", "tensorflow_datasets"}),
+    "checkpoint": (set(), {"numpy"}),
+    "recipe": ({"data"}, {"keras"}),
+    "progress": (set(), {"rich"}),
+    "training": ({"checkpoint", "progress", "recipe", "report"}, TENSORFLOW),
+    "serving": ({"_c_api"}, TENSORFLOW),
+    "figures": (set(), {"numpy", "matplotlib"}),
+    "report": ({"figures"}, {"keras", "numpy", "jinja2"}),
+    "predicting": (
+        {"data", "layers", "preprocessing", "report", "serving"},
+        {"keras", "numpy", "rich"},
+    ),
+    "cli": (
+        {"data", "predicting", "recipe", "report", "serving", "training"},
+        {"keras", "rich", "tensorflow", "tyro"},
+    ),
+}
+# In these, keras and TensorFlow may be imported by functions alone: they must load at once.
+LIGHT = {"__init__", "__main__", "cli", "recipe", "progress", "checkpoint", "_c_api", "figures"}
+
+
+def imports(path, top_level_only=False):
+    """The dotted names that a file imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            if node.module == "zoo":
+                yield from (f"zoo.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def test_every_module_has_a_rule():
+    assert {path.stem for path in MODULES} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_a_module_imports_what_its_rule_allows(path):
+    siblings, packages = ALLOWED[path.stem]
+    for name in imports(path):
+        top, *rest = name.split(".")
+        if top == "zoo":
+            assert not rest or rest[0] in siblings, name
+        elif top not in sys.stdlib_module_names:
+            assert top in packages, name
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("*/*.py")), ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
+def test_only_public_names_of_keras_and_tensorflow_are_used(path):
+    for name in imports(path):
+        assert not name.startswith(("keras.src", "tensorflow.python", "tensorflow.keras")), name
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) != ("tf", "keras")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "zoo").glob("*.py")), ids=lambda path: path.stem)
+def test_nothing_unsafe_is_called(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            called = getattr(node.func, "id", getattr(node.func, "attr", None))
+            assert called not in {"eval", "exec", "compile_command", "Lambda"}, called
+            for keyword in node.keywords:
+                value = getattr(keyword.value, "value", None)
+                assert (keyword.arg, value) not in {("safe_mode", False), ("allow_pickle", True)}
+    assert not {"pickle", "joblib", "dill", "marshal"} & set(imports(path))
+
+
+@pytest.mark.parametrize("name", sorted(LIGHT))
+def test_what_must_load_at_once_imports_no_keras_at_its_top(name):
+    found = {i.split(".")[0] for i in imports(ROOT / "zoo" / f"{name}.py", top_level_only=True)}
+    assert not found & {"keras", "tensorflow", "tensorflow_datasets", "sklearn"}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "recipes").glob("*.py")), ids=lambda path: path.stem
+)
+def test_recipes_import_the_zoo_and_not_one_another(path):
+    for name in imports(path):
+        top = name.split(".")[0]
+        assert top in {"zoo", "keras", "numpy"} or top in sys.stdlib_module_names, name
+
+
+def modules_after(code):
+    program = f"import sys\n{code}\nprint(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return set(run.stdout.split())
+
+
+def test_import_zoo_loads_keras_and_its_backend_and_nothing_more():
+    loaded = modules_after("import keras, zoo; zoo.nin_dsn")
+    assert "zoo.deep_supervision" in loaded
+    heavy = {"tensorflow_datasets", "keras_tuner", "sklearn", "matplotlib", "tyro", "jinja2"}
+    assert not loaded & (heavy | {"zoo.data", "zoo.training", "zoo.cli"})
+
+
+def test_the_command_starts_without_tensorflow():
+    assert not modules_after("import zoo.cli") & {"keras", "tensorflow", "numpy"}
+
+
+def test_importing_zoo_after_keras_is_enough_to_load_a_model(tmp_path):
+    save = f"import zoo; zoo.nin((8, 8, 1), width=0.1).save({str(tmp_path / 'm.keras')!r})"
+    load = f"import keras, zoo; keras.models.load_model({str(tmp_path / 'm.keras')!r})"
+    for code in (save, load):
+        modules_after(code)
+
+
+def test_unknown_names_are_refused_as_python_refuses_them():
+    import zoo
+
+    with pytest.raises(AttributeError, match="no attribute 'nni'"):
+        zoo.nni  # noqa: B018
+    assert {"nin", "nin_dsn", "DeeplySupervised"} <= set(dir(zoo))
