@@ -21,6 +21,9 @@ lint: .venv/ready
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
+bench: .venv/ready
+	@$(BIN)/python benchmarks/step.py
+
 .venv/ready: setup.cfg pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv (a minute or two) ..."

@@ -11,6 +11,7 @@ import pytest
 PROGRAM = """
 import sys
 
+import keras
 import numpy as np
 
 import zoo

@@ -21,7 +21,7 @@ def plain(dropout=0.0):
     x = layers.BatchNormalization()(x)
     x = layers.Dropout(dropout, seed=3)(x)
     x = layers.Conv2D(6, 3, activation="relu", name="conv2")(x)
-    return keras.Model(images, layers.Dense(3)(layers.Flatten()(x)))
+    return keras.Model(images, layers.Dense(3)(layers.Flatten(name="flatten")(x)))
 
 
 def deep(weight, form="pool", **arguments):

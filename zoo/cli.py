@@ -244,8 +244,12 @@ def _parse(parser, *arguments, **keywords):
 
 
 def _one_line(box, prog):
-    lines = [line.strip("│ ") for line in box.splitlines() if line[:1] not in "╭╰"]
-    said, *hints = " ".join("\n" if set(line) == {"─"} else line for line in lines).split("\n")
+    """Of the parts between tyro's rules: what it said, and what it takes to be meant."""
+    lines = [line.strip("│| ") for line in box.splitlines()]
+    lines = ["\n" if line.count("─") > 8 or line.count("-") > 8 else line for line in lines]
+    parts = [part for part in " ".join(lines).split("\n") if part.strip()]
+    # Where it cannot draw boxes, the title is a part of its own.
+    said, *hints = parts if box.lstrip().startswith("╭") else parts[1:]
     nearest = next((hint for hint in hints if "Perhaps you meant" in hint), "")
     nearest = nearest.replace("Perhaps you meant:", "").split()[:1]
     hint = f" Did you mean {nearest[0]}?" if nearest else ""

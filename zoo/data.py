@@ -460,7 +460,8 @@ def _stack(examples, count, image_size):
         if image.shape != images.shape[1:]:
             raise DataError(
                 f"{where} has the shape {image.shape} and {first} {images.shape[1:]}: (height, "
-                "width, channels) must agree. For sizes, give image_size=(height, width); for "
+                "width, channels) must agree. For sizes, give image_size=(height, width), at the "
+                "command line --image-size HEIGHT WIDTH; for "
                 "channels, save all images as grey or all as RGB."
             )
         images[index], labels[index] = image, label

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import importlib.util
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -101,7 +102,7 @@ class Recipe:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     def callbacks(self):
-        """Keras callbacks. Their counters belong to the training state; copies of weights do not."""
+        """Keras callbacks. Their counters are saved with the training state; weights are not."""
         return []
 
 
@@ -145,8 +146,10 @@ def title(file):
 
 def load(file):
     """The `Recipe` class that a file defines. Runs the file: it is a program, like any other."""
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    name = f"recipes.{Path(file).stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where tyro looks for the comments on the fields
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:

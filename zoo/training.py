@@ -65,7 +65,8 @@ def train(
     recipe.check()
     folder = Path(runs) / Path(file).stem / (name or _name(recipe))
     with _locked(folder), Progress(console) as progress:
-        _record_recipe(folder, recipe, file)
+        record = _record(recipe, file)
+        _refuse_other_run(folder, record)
         if (folder / "results.json").exists():
             progress.say(f"{folder} is complete; choose another --name to train again.")
             return folder
@@ -81,7 +82,12 @@ def train(
                     f"{getattr(judging, what)} to be judged by."
                 )
         session = _Session(recipe, folder, training, judging, progress, checkpoint_seconds)
-        _write_json(folder / "versions.json", _versions(recipe, deterministic))
+        # Only now: a start that was refused must not bind the folder to its fields.
+        _write_json(folder / "recipe.json", record)
+        versions = _versions(recipe, deterministic)
+        session.restore()
+        session.compare_versions(versions)
+        _write_json(folder / "versions.json", versions)
         session.fit()
         session.finish()
     return folder
@@ -96,7 +102,10 @@ class _Session:
         self.checkpoint_seconds = checkpoint_seconds
         self.steps_an_epoch = math.ceil(training.examples / recipe.batch_size)
         steps = recipe.epochs * self.steps_an_epoch
-        self.model = recipe.model(training, steps)
+        try:
+            self.model = recipe.model(training, steps)
+        except ValueError as error:  # of a factory that was given what it cannot use
+            raise RecipeError(f"{type(recipe).__module__}: {error}") from error
         self.shipped = getattr(self.model, "trunk", self.model)
         classes = self.shipped.output_shape[-1]
         if classes != training.classes:
@@ -127,8 +136,8 @@ class _Session:
     def checkpoints(self):
         return self.folder / "checkpoints"
 
-    def fit(self):
-        """Keras' own fit, from where the last sitting stopped."""
+    def restore(self):
+        """Take up where the last sitting stopped, if there was one."""
         meta, damaged = checkpoint.restore(self.checkpoints, self.variables)
         if meta:
             self.position, self.history = meta["position"], meta["history"]
@@ -137,6 +146,9 @@ class _Session:
             self.progress.say(f"Resumed {self.folder} at step {self.position['step']}.")
         for commit in damaged:
             self.warn(f"Checkpoint {commit} was damaged and passed over.")
+
+    def fit(self):
+        """Keras' own fit, over what is left."""
         if self.position["finished"]:
             return
         done = self.position["step"]
@@ -172,6 +184,15 @@ class _Session:
                 shuffle=False,
                 verbose=0,
             )
+
+    def compare_versions(self, versions):
+        """Between other releases or machines a resumed run goes on, but not with the same bits."""
+        path = self.folder / "versions.json"
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            for key in ("packages", "hardware"):
+                if before[key] != versions[key]:
+                    self.warn(f"Resumed with other {key}: {before[key]}, now {versions[key]}.")
 
     def warn(self, text):
         if text not in self.position["warnings"]:
@@ -441,25 +462,26 @@ def _name(recipe):
     return "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in text)[:120]
 
 
-def _record_recipe(folder, recipe, file):
-    """Write recipe.json, or refuse a folder whose run had other fields."""
-    fields = json.loads(json.dumps(dataclasses.asdict(recipe)))
+def _record(recipe, file):
+    """What recipe.json holds."""
+    return {
+        "recipe": Path(file).stem,
+        "file": str(Path(file).resolve()),
+        "title": title(file),
+        "fields": json.loads(json.dumps(dataclasses.asdict(recipe))),
+    }
+
+
+def _refuse_other_run(folder, record):
+    """A folder belongs to the fields that it was begun with."""
     path = folder / "recipe.json"
-    if path.exists():
-        recorded = json.loads(path.read_text(encoding="utf-8"))["fields"]
-        other = sorted(k for k in {*recorded, *fields} if recorded.get(k) != fields.get(k))
-        if other:
-            told = ", ".join(f"{k}={recorded.get(k)!r}, now {fields.get(k)!r}" for k in other)
-            raise RecipeError(f"{folder} holds a run with {told}; choose another --name.")
-    _write_json(
-        path,
-        {
-            "recipe": Path(file).stem,
-            "file": str(Path(file).resolve()),
-            "title": title(file),
-            "fields": fields,
-        },
-    )
+    if not path.exists():
+        return
+    begun, now = json.loads(path.read_text(encoding="utf-8"))["fields"], record["fields"]
+    differing = sorted(key for key in {*begun, *now} if begun.get(key) != now.get(key))
+    if differing:
+        told = ", ".join(f"{k}={begun.get(k)!r}, now {now.get(k)!r}" for k in differing)
+        raise RecipeError(f"{folder} holds a run with {told}; choose another --name.")
 
 
 def _versions(recipe, deterministic):

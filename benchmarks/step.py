@@ -1,0 +1,72 @@
+"""What a training step costs: fused against stock normalization, and companions against none.
+
+`make bench` or `python benchmarks/step.py [--precision float32]`. All variants take turns in one
+process, because the machine's speed drifts; the ratios are what counts.
+"""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import zoo
+import zoo.layers
+
+
+@dataclass(frozen=True)
+class Settings:
+    precision: str = "mixed_bfloat16"
+    batch_size: int = 128
+    steps: int = 4
+    """Of one turn."""
+    turns: int = 7
+
+
+def variants():
+    """{name: model}; NIN for CIFAR-10 in all of them."""
+    fused = zoo.layers.BatchNormalization
+    models = {"nin, fused normalization": zoo.nin()}
+    zoo.layers.BatchNormalization = keras.layers.BatchNormalization
+    models["nin, stock normalization"] = zoo.nin()
+    zoo.layers.BatchNormalization = fused
+    models["nin without normalization"] = zoo.nin(variant="cifar10", final_relu=False)
+    models["nin_dsn, pooled companions"] = zoo.nin_dsn()
+    models["nin_dsn, dense companions"] = zoo.nin_dsn(companion_form="dense")
+    return models
+
+
+def main(settings):
+    keras.config.set_dtype_policy(settings.precision)
+    rng = np.random.default_rng(0)
+    count = settings.batch_size * settings.steps
+    images = rng.integers(0, 256, (count, 32, 32, 3)).astype("float32")
+    data = tf.data.Dataset.from_tensor_slices((images, rng.integers(0, 10, count)))
+    data = data.batch(settings.batch_size).cache().prefetch(2)
+    models, seconds = variants(), {}
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for name, model in models.items():
+        model.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9), loss=loss)
+        model.fit(data, verbose=0)
+        seconds[name] = []
+    for _ in range(settings.turns):
+        for name, model in models.items():
+            begun = time.perf_counter()
+            model.fit(data, verbose=0)
+            seconds[name].append(time.perf_counter() - begun)
+    table = Table("model", "images/s", "time of the first, median of the turns", box=None)
+    first = seconds[next(iter(seconds))]
+    for name, times in seconds.items():
+        ratio = statistics.median(t / f for t, f in zip(times, first, strict=True))
+        table.add_row(name, f"{count / statistics.median(times):.0f}", f"x {ratio:.2f}")
+    Console().print(f"NIN for 32x32x3, {settings}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
