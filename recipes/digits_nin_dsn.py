@@ -9,23 +9,24 @@ import zoo.recipe
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
     data: str = "digits"
-    epochs: int = 60
+    epochs: int = 100
     batch_size: int = 64
+    weight_decay: float = 1e-3
     precision: zoo.recipe.Precision = (
         "float32"  # on images this small, what bfloat16 saves is lost in the casts
     )
-    width: float = 0.25
+    width: float = 0.4
     """Factor on the widths of the CIFAR-10 net."""
     dropout: float = 0.2
     companion_weight: float = 0.3
     """Of each hidden layer's loss at the first step; a cosine takes it to zero."""
-    shift: int = 1
-    """Training images are moved by up to so many pixels."""
+    jitter: float = 0.06
+    """Training images are turned, scaled and moved by so much; see `zoo.data.Augmentation`."""
 
     def augmentation(self):
         from zoo.data import Augmentation
 
-        return Augmentation(shift=self.shift)
+        return Augmentation(jitter=self.jitter)
 
     def model(self, data, steps):
         import keras

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import sklearn.datasets
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
+import zoo.data
 from zoo.data import Augmentation, DataError, ImageData, load, read_image
 
 SHARED = Path(__file__).parents[2] / "shared/data/tensorflow_datasets"
@@ -183,6 +185,37 @@ def test_flip_mirrors_half_of_the_images():
     found = outcomes(Augmentation(flip=True), "constant")
     assert set(found) == {(0, 0, False), (0, 0, True)}
     assert found[0, 0, True] == pytest.approx(8100, abs=320)
+
+
+def test_jitter_turns_scales_and_moves_with_bilinear_interpolation():
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (5, 9, 12, 2)).astype("float32")
+    angle, scale = rng.uniform(-0.3, 0.3, 5), rng.uniform(0.8, 1.25, 5)
+    down, right = rng.uniform(-2, 2, (2, 5))
+    moved = zoo.data._affine(images, *(v.astype("float32") for v in (angle, scale, down, right)))
+    y, x = np.mgrid[:9, :12].astype("float64")
+    for index in range(5):
+        dy, dx = y - 4 - down[index], x - 5.5 - right[index]
+        c, s = np.cos(angle[index]) / scale[index], np.sin(angle[index]) / scale[index]
+        source = np.clip([4 - s * dx + c * dy, 5.5 + c * dx + s * dy], 0, [[[8]], [[11]]])
+        for channel in range(2):
+            expected = scipy.ndimage.map_coordinates(
+                images[index, ..., channel], source, order=1, mode="nearest"
+            )
+            np.testing.assert_allclose(moved[index, ..., channel], expected, atol=0.05)
+
+
+def test_jitter_stays_in_its_range_and_is_a_function_of_its_seed():
+    ramp = np.tile(np.arange(41, dtype="uint8")[:, None, None], (512, 1, 41, 1))
+    one, again, other = (
+        Augmentation(jitter=0.1).apply(ramp, seed).numpy() for seed in [(1, 2), (1, 2), (1, 3)]
+    )
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - other).max() > 1
+    centre = one[:, 20, 20, 0] - 20  # the ramp's value says how far the image was moved, scaled
+    assert 3.5 < np.abs(centre).max() < 4.1 / 0.9
+    slope = (one[:, 20, 21, 0] - one[:, 20, 20, 0]) * 0.9  # the sine of the angle, at least
+    assert 0.15 < np.abs(slope).max() < np.sin(0.2) / 0.9
 
 
 def test_without_augmentation_the_pixels_are_untouched():

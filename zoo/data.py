@@ -39,20 +39,26 @@ class Augmentation:
         flip: mirror left and right with probability 1/2.
         shift: move by -s..s pixels, down and across, and repeat the edge pixels in the gap. With
             black in the gap this would be `pad_and_crop`, so give one or the other.
+        jitter: turn by up to 2j radians, scale by up to the share j and move by up to the share j
+            of the size, for j in 0..0.5; bilinear, repeating the edge pixels in the gaps.
 
     Raises:
-        DataError: for a negative or fractional distance, or both kinds of translation.
+        DataError: for a negative or fractional distance, both kinds of translation, or a jitter
+            out of range.
     """
 
     pad_and_crop: int = 0
     flip: bool = False
     shift: int = 0
+    jitter: float = 0.0
 
     def __post_init__(self):
         for name in ("pad_and_crop", "shift"):
             _integer(name, getattr(self, name), at_least=0)
         if self.pad_and_crop and self.shift:
             raise DataError(f"{self}: both translate the image; give pad_and_crop or shift.")
+        if not 0 <= self.jitter <= 0.5:
+            raise DataError(f"jitter is a share in 0..0.5; received {self.jitter}.")
 
     @property
     def reach(self):
@@ -61,8 +67,11 @@ class Augmentation:
 
     def apply(self, images, seed):
         """Images (batch, h, w, c) -> float32 ones; `seed`, two integers, decides every change."""
-        if self == Augmentation():
-            return tf.cast(images, tf.float32)
+        moved = self._cropped(images, seed) if self.reach or self.flip else images
+        moved = tf.cast(moved, tf.float32)
+        return self._jittered(moved, seed) if self.jitter else moved
+
+    def _cropped(self, images, seed):
         batch, height, width, _ = images.shape
         reach = self.reach
         draws = tf.random.stateless_uniform((3, batch, 1), seed)
@@ -77,7 +86,31 @@ class Augmentation:
         # ImageProjectiveTransformV3 costs 22.
         padded = tf.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
         cropped = tf.gather(padded, rows, axis=1, batch_dims=1)
-        return tf.cast(tf.gather(cropped, columns, axis=2, batch_dims=1), tf.float32)
+        return tf.gather(cropped, columns, axis=2, batch_dims=1)
+
+    def _jittered(self, images, seed):
+        batch, height, width, _ = images.shape
+        seed = tf.random.experimental.stateless_fold_in(seed, 1)
+        draws = tf.random.stateless_uniform((4, batch), seed, -self.jitter, self.jitter)
+        return _affine(images, 2 * draws[0], 1 + draws[1], height * draws[2], width * draws[3])
+
+
+def _affine(images, angle, scale, down, right):
+    """Turn and scale about the centre, then move; every argument but the images is (batch,)."""
+    height, width = images.shape[1:3]
+    middle, centre = (height - 1) / 2, (width - 1) / 2
+    cosine, sine = tf.cos(angle) / scale, tf.sin(angle) / scale
+    # The kernel wants, for each pixel (x, y) of the result, where in the image it comes from.
+    columns = (cosine, sine, centre - cosine * (centre + right) - sine * (middle + down))
+    rows = (-sine, cosine, middle + sine * (centre + right) - cosine * (middle + down))
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=tf.stack([*columns, *rows, tf.zeros_like(angle), tf.zeros_like(angle)], axis=1),
+        output_shape=(height, width),
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="NEAREST",
+    )
 
 
 @dataclass(frozen=True, eq=False)
