@@ -322,6 +322,7 @@ def test_sigterm_saves_and_the_callbacks_remember(file, tmp_path):
     assert stop.value.signal == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is handler
     folder = run(file, tmp_path)
+    assert [row["step"] for row in rows(folder)] == ["15", "30", "45", "60"]
     # The loss does not fall by ten: the rate is halved after two epochs without, each time. A
     # callback that forgot at the stop in epoch 2 would have halved it later.
     assert [float(row["learning_rate"]) for row in rows(folder)] == pytest.approx(
