@@ -43,11 +43,13 @@ def show_predictions(model, labels, images, top):
     probabilities, labels = predict(model, labels, images)
     table = Table("image", "label", "probability", f"then, of {len(labels)}", box=None)
     table.columns[2].justify = "right"
+    table.columns[0].no_wrap = True
     for image, row in zip(images, probabilities, strict=True):
         first, *others = np.argsort(-row)[:top]
         rest = ", ".join(f"{labels[index]} {_percent(row[index])}" for index in others)
         table.add_row(str(image), str(labels[first]), _percent(row[first]), rest)
-    Console().print(table)
+    # On a narrow terminal a long line breaks; a folded column of paths could not be read at all.
+    Console(width=max(Console().width, 140)).print(table)
 
 
 def show_evaluation(model, images):
