@@ -85,7 +85,11 @@ def test_the_fields_of_a_recipe_are_its_flags():
     ids=" ".join,
 )
 def test_wrong_input_is_one_clear_line_and_exit_code_2(arguments, message, capsys, tmp_path):
-    runs = ["--runs", tmp_path] if arguments[0] == "train" and len(arguments) > 2 else []
+    runs = (
+        ["--runs", tmp_path, "--no-deterministic"]
+        if arguments[0] == "train" and len(arguments) > 2
+        else []
+    )
     assert message in refused(capsys, *arguments, *runs)
     assert not list(tmp_path.glob("**/*.npz"))
 
@@ -97,6 +101,7 @@ def test_wrong_input_is_one_clear_line_and_exit_code_2(arguments, message, capsy
         ("import nothing_of_this_name", "ModuleNotFoundError"),
         ("x = 1", "defines no recipe"),
         ("class Recipe: pass", "defines no recipe"),
+        ("import zoo.recipe\nclass Recipe(zoo.recipe.Recipe): pass", "no method `model`"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused(text, message, capsys, tmp_path):

@@ -78,7 +78,7 @@ class Recipe:
 
     def model(self, data, steps):
         """A built Keras model, raw pixels -> logits, for this `ImageData` and so many steps."""
-        raise NotImplementedError(f"{type(self).__module__} does not say which model it trains.")
+        raise RecipeError(f"{type(self).__module__} has no method `model`: what does it train?")
 
     def optimizer(self, steps):
         """SGD with Nesterov momentum, 5 % of the steps of warm-up and a cosine to zero."""

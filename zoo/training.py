@@ -35,7 +35,8 @@ class Interrupted(Exception):
     """SIGINT or SIGTERM came; the state is saved. `signal` is its number."""
 
     def __init__(self, number, step):
-        super().__init__(f"stopped by {signal.Signals(number).name} and saved at step {step}")
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name} and saved at step {step}; the same command resumes")
         self.signal = number
 
 
