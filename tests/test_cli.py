@@ -71,6 +71,7 @@ def test_the_fields_of_a_recipe_are_its_flags():
         (["train", "digits_nin_dsn", "--epochs", "0"], "--epochs is a positive number"),
         (["train", "digits_nin_dsn", "--learning-rate", "nan"], "--learning-rate is"),
         (["train", "digits_nin_dsn", "--precision", "float8"], "float8"),
+        (["train", "digits_nin_dsn", "--batch-size", "9999"], "--batch-size is at most 1438"),
         (["train", "digits_nin_dsn", "--width", "-1"], "width is a positive factor"),
         (["train", "digits_nin_dsn", "--data", "digitz"], "digits"),
         (["train", "nin_dsn", "--data", "/nowhere"], "/nowhere"),
@@ -85,11 +86,8 @@ def test_the_fields_of_a_recipe_are_its_flags():
     ids=" ".join,
 )
 def test_wrong_input_is_one_clear_line_and_exit_code_2(arguments, message, capsys, tmp_path):
-    runs = (
-        ["--runs", tmp_path, "--no-deterministic"]
-        if arguments[0] == "train" and len(arguments) > 2
-        else []
-    )
+    trains = arguments[0] == "train" and len(arguments) > 2
+    runs = ["--runs", tmp_path, "--no-deterministic"] if trains else []
     assert message in refused(capsys, *arguments, *runs)
     assert not list(tmp_path.glob("**/*.npz"))
 

@@ -720,3 +720,18 @@ def test_an_image_file_is_read_as_a_model_wants_it(tmp_path):
     small = colour.resize((4, 5), Image.Resampling.BILINEAR)
     read = read_image(tmp_path / "colour.png", (5, 4, 3))
     np.testing.assert_array_equal(read, np.asarray(small))
+
+
+def test_the_name_of_a_data_set_means_the_data_set_and_a_path_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits", "mnist", "mine"):
+        for label in ("a", "b"):
+            (tmp_path / name / label).mkdir(parents=True)
+            for index in range(5):
+                pixels = np.full((4, 4), 50 * index, "uint8")
+                Image.fromarray(pixels).save(tmp_path / name / label / f"{index}.png")
+    assert load("digits").image_shape == (8, 8, 1)
+    for folder in ("./digits", Path("digits"), "./mnist", Path("mnist"), "mine"):
+        assert load(folder).image_shape == (4, 4, 1)
+    monkeypatch.setattr(zoo.data, "_read_tfds", lambda name, *_: name)
+    assert load("mnist") == "mnist"

@@ -285,7 +285,8 @@ class ImageData:
 def load(name_or_path, split="train", *, data_dir=None, image_size=None):
     """The "train" or "test" images of a data set, a folder or a file, all of them in memory.
 
-    A path that exists wins over a data set of that name. What brings no test images of its own is
+    The name of a data set means the data set, even where a folder is called so: "./mnist" or a
+    `pathlib.Path` means the folder. What brings no test images of its own is
     split once and for all: 80 % of each class for training and 20 % for test.
 
     Arguments:
@@ -310,12 +311,11 @@ def load(name_or_path, split="train", *, data_dir=None, image_size=None):
     if size.shape != (2,) or size.dtype.kind != "i" or size.min() < 1:
         raise DataError(f"image_size is (height, width) in pixels; received {image_size!r}.")
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        data = _read_folder(path, split, image_size)
-    elif path.is_file():
-        data = _read_npz(path, split)
-    elif name_or_path == "digits":
+    bare = isinstance(name_or_path, str) and os.sep not in name_or_path
+    if bare and name_or_path == "digits":
         data = _read_digits(split)
+    elif path.exists() and not (bare and name_or_path in _data_sets()):
+        data = _read_folder(path, split, image_size) if path.is_dir() else _read_npz(path, split)
     else:
         data = _read_tfds(str(name_or_path), split, data_dir, image_size)
     if image_size and data.image_shape[:2] != tuple(image_size):
@@ -430,10 +430,16 @@ def _decode(file):
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
+def _data_sets():
+    import tensorflow_datasets as tfds
+
+    return tfds.list_builders(with_community_datasets=False)
+
+
 def _read_tfds(name, split, data_dir, image_size):
     import tensorflow_datasets as tfds
 
-    known = tfds.list_builders(with_community_datasets=False)
+    known = _data_sets()
     if re.split("[/:]", name)[0] not in known:
         nearest = difflib.get_close_matches(name, ["digits", *known])
         raise DataError(

@@ -48,6 +48,8 @@ _VARIANTS = {
             _Block((192, 192, 192), 5, dropout=True),
             _Block((192, 192), 3),
         ),
+        # Errors in 360 held-out digits, seeds 0 to 2: 5, 7, 6 without, 3, 1, 4 with 0.2 and 5, 4, 4
+        # with 0.4; zoo train digits_nin_dsn --validation 0.25 --epochs 60 --width 0.25 --dropout D
         dropout=0.2,
         normalization="batch",
     ),

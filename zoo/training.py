@@ -82,6 +82,11 @@ def train(
                     f"{training.name} has the {what} {getattr(training, what)} to train with, and "
                     f"{getattr(judging, what)} to be judged by."
                 )
+        if recipe.batch_size > training.examples:
+            raise RecipeError(
+                f"--batch-size is at most {training.examples}, the number of training images; "
+                f"received {recipe.batch_size}."
+            )
         session = _Session(recipe, folder, training, judging, progress, checkpoint_seconds)
         # Only now: a start that was refused must not bind the folder to its fields.
         _write_json(folder / "recipe.json", record)
