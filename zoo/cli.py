@@ -194,7 +194,7 @@ def main(arguments=None):
         code = _exit_code(error)
         if code is None:
             raise
-        print(f"zoo: {error}", file=sys.stderr)
+        print("zoo:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(code)
 
 
