@@ -1,7 +1,8 @@
 """What a training step costs: fused against stock normalization, and companions against none.
 
 `make bench` or `python benchmarks/step.py [--precision float32]`. All variants take turns in one
-process, because the machine's speed drifts; the ratios are what counts.
+process, because the machine's speed drifts, and the ratios are of CPU seconds, because a shared
+machine stalls: wall-clock times of one turn came in multiples of 2.5 s here.
 """
 
 import statistics
@@ -56,14 +57,14 @@ def main(settings):
         seconds[name] = []
     for _ in range(settings.turns):
         for name, model in models.items():
-            begun = time.perf_counter()
+            begun = time.process_time()
             model.fit(data, verbose=0)
-            seconds[name].append(time.perf_counter() - begun)
-    table = Table("model", "images/s", "time of the first, median of the turns", box=None)
+            seconds[name].append(time.process_time() - begun)
+    table = Table("model", "CPU ms an image", "times the first, median of turns", box=None)
     first = seconds[next(iter(seconds))]
     for name, times in seconds.items():
         ratio = statistics.median(t / f for t, f in zip(times, first, strict=True))
-        table.add_row(name, f"{count / statistics.median(times):.0f}", f"x {ratio:.2f}")
+        table.add_row(name, f"{1000 * statistics.median(times) / count:.2f}", f"x {ratio:.2f}")
     Console().print(f"NIN for 32x32x3, {settings}")
     Console().print(table)
 

@@ -8,6 +8,8 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
+    """For photographs; a folder of your own is its `data`."""
+
     width: float = 0.5
     """Factor on the widths of the CIFAR-10 net."""
     dropout: float = 0.2

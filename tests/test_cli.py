@@ -82,6 +82,7 @@ def test_the_fields_of_a_recipe_are_its_flags():
         (["predict", "runs/none", "none.png"], "no image 'none.png'"),
         (["predict", "runs/none", __file__], "runs/none"),
         (["predict", "runs/none"], "no image"),
+        (["predict", "runs/none", __file__, "--top", "0"], "--top is"),
     ],
     ids=" ".join,
 )

@@ -27,7 +27,7 @@ ALLOWED = {
     "checkpoint": (set(), {"numpy"}),
     "recipe": ({"data"}, {"keras"}),
     "progress": (set(), {"rich"}),
-    "training": ({"checkpoint", "progress", "recipe", "report"}, TENSORFLOW),
+    "training": ({"checkpoint", "predicting", "progress", "recipe", "report"}, TENSORFLOW),
     "serving": ({"_c_api"}, TENSORFLOW),
     "figures": (set(), {"numpy", "matplotlib"}),
     "report": ({"figures"}, {"keras", "numpy", "jinja2"}),

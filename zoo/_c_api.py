@@ -140,6 +140,7 @@ class Session:
 
 
 def main(libraries, export, input_name, output_name):
+    """In the child: the requests come on standard input as .npy, the answers leave likewise."""
     session = Session(load_library(libraries), export)
     requests = io.BytesIO(sys.stdin.buffer.read())
     while requests.tell() < len(requests.getbuffer()):

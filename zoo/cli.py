@@ -38,6 +38,8 @@ def list_recipes():
 
 @dataclass(frozen=True)
 class Options:
+    """What `zoo train` takes beside the fields of the recipe."""
+
     runs: Path = Path("runs")
     """Where run folders go."""
     name: str | None = None
@@ -117,6 +119,8 @@ def predict(model: Positional[Path], images: Positional[tuple[Path, ...]], top: 
         images: image files.
         top: how many classes to show.
     """
+    if top < 1:
+        raise UsageError(f"--top is a number of classes, 1 or more; received {top}.")
     if not images:
         raise UsageError("zoo predict MODEL IMAGE... received no image.")
     for image in images:

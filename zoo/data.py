@@ -286,8 +286,8 @@ def load(name_or_path, split="train", *, data_dir=None, image_size=None):
     """The "train" or "test" images of a data set, a folder or a file, all of them in memory.
 
     The name of a data set means the data set, even where a folder is called so: "./mnist" or a
-    `pathlib.Path` means the folder. What brings no test images of its own is
-    split once and for all: 80 % of each class for training and 20 % for test.
+    `pathlib.Path` means the folder. What brings no test images of its own is split once and for
+    all: 80 % of each class for training and 20 % for test.
 
     Arguments:
         name_or_path: one of

@@ -1,6 +1,7 @@
 """Deeply-Supervised Nets (arXiv:1409.5185): hidden layers that learn from the labels themselves."""
 
 import contextlib
+import difflib
 import functools
 import math
 import threading
@@ -172,8 +173,6 @@ def _output_of(model, layer):
         )
     names = [candidate.name for candidate in model.layers]
     if layer not in names:
-        import difflib
-
         nearest = difflib.get_close_matches(layer, names, 1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else f": it has {', '.join(names)}."
         raise ValueError(f"Model {model.name!r} has no layer {layer!r}{hint}")

@@ -120,24 +120,7 @@ class MLPConv(layers.Layer):
         self.kernel_initializer = [keras.initializers.get(i) for i in kernel_initializer]
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
 
-        self.convolutions = [
-            layers.Conv2D(
-                width,
-                kernel_size if first else 1,
-                strides=strides if first else 1,
-                padding=padding,
-                use_bias=normalization is None,
-                # A copy: a seeded initializer shared by two kernels would draw both alike.
-                kernel_initializer=initializer.clone(),
-                kernel_regularizer=self.kernel_regularizer,
-                name="conv" if first else f"cccp{index}",
-                dtype=self.dtype_policy,
-            )
-            for index, (width, initializer) in enumerate(
-                zip(self.filters, self.kernel_initializer, strict=True)
-            )
-            for first in [index == 0]
-        ]
+        self.convolutions = [self._convolution(index) for index in range(len(self.filters))]
         self.normalizations = [
             # Keras' momentum of 0.99 needs some 500 steps before evaluation can be trusted: an
             # epoch of a small data set has ten.
@@ -147,6 +130,21 @@ class MLPConv(layers.Layer):
             for convolution in self.convolutions
             if normalization == "batch"
         ]
+
+    def _convolution(self, index):
+        first = index == 0
+        return layers.Conv2D(
+            self.filters[index],
+            self.kernel_size if first else 1,
+            strides=self.strides if first else 1,
+            padding=self.padding,
+            use_bias=self.normalization is None,
+            # A copy: a seeded initializer shared by two kernels would draw both alike.
+            kernel_initializer=self.kernel_initializer[index].clone(),
+            kernel_regularizer=self.kernel_regularizer,
+            name="conv" if first else f"cccp{index}",
+            dtype=self.dtype_policy,
+        )
 
     def build(self, input_shape):
         for index, convolution in enumerate(self.convolutions):

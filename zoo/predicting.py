@@ -38,6 +38,13 @@ def predict(model, labels, images):
     return np.concatenate(answers), served.labels
 
 
+def measure(model, images):
+    """(predicted classes (n,), mean cross-entropy in nats) of a model over an `ImageData`."""
+    logits = model.predict(images.batches(256), verbose=0)
+    losses = keras.losses.sparse_categorical_crossentropy(images.labels, logits, from_logits=True)
+    return logits.argmax(1), float(keras.ops.mean(losses))
+
+
 def show_predictions(model, labels, images, top):
     """Print the `top` classes of each image."""
     probabilities, labels = predict(model, labels, images)
@@ -54,17 +61,14 @@ def show_predictions(model, labels, images, top):
 
 def show_evaluation(model, images):
     """Print accuracy and loss over an `ImageData`, and recall and precision of every class."""
-    logits = model.predict(images.batches(256), verbose=0).astype("float64")
-    logits -= logits.max(1, keepdims=True)
-    loss = np.log(np.exp(logits).sum(1)) - logits[np.arange(images.examples), images.labels]
-    predicted = logits.argmax(1)
+    predicted, loss = measure(model, images)
     correct = predicted == images.labels
     low, high = report.wilson_interval(1 - correct.mean(), images.examples)
     console = Console(highlight=False)
     console.print(
         f"{images.name}, {images.split}: accuracy {_percent(correct.mean())}, "
         f"{(~correct).sum()} errors in {images.examples} images (error {_percent(low)} to "
-        f"{_percent(high)} with 95 % confidence), loss {loss.mean():.4f}"
+        f"{_percent(high)} with 95 % confidence), loss {loss:.4f}"
     )
     table = Table("class", "images", "recall", "precision", box=None)
     for column in table.columns[1:]:

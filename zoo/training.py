@@ -22,7 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from zoo import checkpoint, report
+from zoo import checkpoint, predicting, report
 from zoo.progress import Progress
 from zoo.recipe import RecipeError, title
 
@@ -244,17 +244,14 @@ class _Session:
         partial = self.folder / "model.partial.keras"
         model.save(partial)
         os.replace(partial, self.folder / "model.keras")
-        logits = model.predict(self.judging.batches(256), verbose=0).astype("float64")
-        labels = self.judging.labels
-        top = logits.max(1)
-        log_sum = top + np.log(np.exp(logits - top[:, None]).sum(1))
-        correct = logits.argmax(1) == labels
+        predicted, loss = predicting.measure(model, self.judging)
+        correct = predicted == self.judging.labels
         results = {
             "evaluated_on": self.judged_on,
             "accuracy": float(correct.mean()),
             "error_percent": float(100 * (1 - correct.mean())),
             "errors": int((~correct).sum()),
-            "loss": float((log_sum - logits[np.arange(len(labels)), labels]).mean()),
+            "loss": loss,
             "examples": self.judging.examples,
             "train_examples": self.training.examples,
             "epochs": self.position["epoch"],
