@@ -9,12 +9,24 @@ import sys
 _HOME = {
     "BatchNormalization": "layers",
     "CompanionHead": "layers",
+    "DecodingHead": "layers",
     "GlobalAveragePoolingHead": "layers",
     "MLPConv": "layers",
     "GlobalContrastNormalization": "preprocessing",
     "LocalContrastNormalization": "preprocessing",
     "ZCAWhitening": "preprocessing",
     "DeeplySupervised": "deep_supervision",
+    "MulticlassSquaredHinge": "losses",
+    "OneVsAllSquaredHinge": "losses",
+    "SoftmaxCrossEntropy": "losses",
+    "multiclass_squared_hinge": "losses",
+    "one_vs_all_squared_hinge": "losses",
+    "soft_target_loss": "losses",
+    "softmax_cross_entropy": "losses",
+    "CompanionDecay": "optimizers",
+    "InversePowerDecay": "optimizers",
+    "LayerwiseSGD": "optimizers",
+    "preset": "presets",
     "nin": "models",
     "nin_dsn": "models",
     "export_savedmodel": "serving",
@@ -37,5 +49,5 @@ def __dir__():
 
 if "keras" in sys.modules:
     # Whoever uses Keras may go on to load a saved model, which needs our layers registered.
-    for _module in ("layers", "preprocessing", "deep_supervision"):
+    for _module in ("layers", "losses", "optimizers", "preprocessing", "deep_supervision"):
         importlib.import_module(f"zoo.{_module}")

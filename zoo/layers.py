@@ -307,3 +307,54 @@ class CompanionHead(layers.Layer):
             "form": self.form,
             **{key: dense[key] for key in kept},
         }
+
+
+@keras.saving.register_keras_serializable("zoo")
+class DecodingHead(layers.Layer):
+    """The decoder of a hidden layer, a companion that needs no labels: back to an earlier map.
+
+    [(batch, h, w, channels) hidden map, (batch, height, width, c) earlier map] ->
+    (batch,) mean squared errors of the reconstruction
+
+    `decode(hidden)` gives the reconstruction itself, (batch, height, width, c): a bilinear resize
+    and a 3 x 3 convolution. It computes in float32 under every dtype policy, and the earlier map
+    learns nothing from it. Zhang, Lee and Lee, arXiv:1606.06582 (layer-wise decoding).
+
+    Arguments:
+        of: the layer whose output is decoded, such as the one below; None for the images, as
+            pixel values / 255.
+
+    Raises:
+        ValueError: for features that are not maps.
+    """
+
+    def __init__(self, of=None, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.of = of
+
+    def build(self, input_shape):
+        hidden, earlier = input_shape
+        if len(hidden) != 4 or len(earlier) != 4:
+            raise ValueError(
+                f"DecodingHead {self.name!r} received features of shapes {tuple(hidden)} and "
+                f"{tuple(earlier)}; it expects maps, (batch, height, width, channels)."
+            )
+        self.size = tuple(earlier[1:3])
+        self.convolution = layers.Conv2D(
+            earlier[-1], 3, padding="same", name="convolution", dtype="float32"
+        )
+        self.convolution.build((*hidden[:1], *self.size, hidden[-1]))
+
+    def decode(self, hidden):
+        return self.convolution(ops.image.resize(hidden, self.size, interpolation="bilinear"))
+
+    def call(self, inputs):
+        hidden, earlier = inputs
+        difference = self.decode(hidden) - ops.stop_gradient(earlier)
+        return ops.mean(ops.square(difference), axis=(1, 2, 3))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0][:1]
+
+    def get_config(self):
+        return {**super().get_config(), "of": self.of}

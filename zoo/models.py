@@ -6,7 +6,7 @@ import keras
 from keras import layers
 
 from zoo.deep_supervision import DeeplySupervised
-from zoo.layers import CompanionHead, GlobalAveragePoolingHead, MLPConv
+from zoo.layers import BatchNormalization, CompanionHead, GlobalAveragePoolingHead, MLPConv
 
 
 @dataclass(frozen=True)
@@ -40,29 +40,28 @@ def _released(*blocks, head=0.05, deviation=0.05):
     return _Variant(tuple(filled), 0.5, head, final_relu=True, released=True)
 
 
+_CIFAR = (
+    _Block((192, 160, 96), 5, dropout=True),
+    _Block((192, 192, 192), 5, dropout=True),
+    _Block((192, 192), 3),
+)
 # mavenlin/cuda-convnet NIN/*_def, and the Caffe model zoo's nin_imagenet (not in the paper).
 _VARIANTS = {
     "modern": _Variant(
-        (
-            _Block((192, 160, 96), 5, dropout=True),
-            _Block((192, 192, 192), 5, dropout=True),
-            _Block((192, 192), 3),
-        ),
+        _CIFAR,
         # Errors in 360 held-out digits, seeds 0 to 2: 5, 7, 6 without, 3, 1, 4 with 0.2 and 5, 4, 4
         # with 0.4; zoo train digits_nin_dsn --validation 0.25 --epochs 60 --width 0.25 --dropout D
         dropout=0.2,
         normalization="batch",
     ),
+    "plain": _Variant(_CIFAR, 0.5),
+    "cnn": _Variant(tuple(replace(block, filters=block.filters[:1]) for block in _CIFAR), 0.5),
     "mnist": _released(
         _Block((96, 64, 48), 5, dropout=True),
         _Block((128, 96, 48), 5, dropout=True),
         _Block((128, 96), 5),
     ),
-    "cifar10": _released(
-        _Block((192, 160, 96), 5, dropout=True),
-        _Block((192, 192, 192), 5, dropout=True),
-        _Block((192, 192), 3),
-    ),
+    "cifar10": _released(*_CIFAR),
     "cifar100": _released(
         _Block((192, 160, 96), 5, (0.001, 0.01, 0.01), dropout=True),
         _Block((192, 192, 192), 5, dropout=True),
@@ -92,6 +91,9 @@ def nin(
     width=1.0,
     dropout=None,
     final_relu=None,
+    head="pool",
+    head_dropout=0.0,
+    linear_taps=False,
     kernel_regularizer=None,
     name="nin",
 ):
@@ -105,10 +107,11 @@ def nin(
         input_shape: (height, width, channels).
         classes: 2 or more.
         variant: "modern", the one to use, has batch normalization, He initialization and linear
-            class maps. "mnist", "cifar10", "cifar100", "svhn" (mavenlin/cuda-convnet) and
-            "imagenet" (Caffe model zoo, 224 x 224) are the released definitions: Gaussian
-            initialization, pooling that rounds up, classical dropout (all units pass, halved,
-            when not training) and a ReLU on the class maps.
+            class maps. "plain" is the same without normalization and with the papers' dropout of
+            0.5; "cnn" is "plain" without the 1 x 1 convolutions. "mnist", "cifar10", "cifar100",
+            "svhn" (mavenlin/cuda-convnet) and "imagenet" (Caffe model zoo, 224 x 224) are the
+            released definitions: Gaussian initialization, pooling that rounds up, classical
+            dropout (all units pass, halved, when not training) and a ReLU on the class maps.
         preprocessing: a layer, or a list of layers, for raw pixels, such as
             `[GlobalContrastNormalization(), whitening]` for the paper's CIFAR. None scales to
             -1..1; `[]` leaves the pixels alone.
@@ -119,11 +122,18 @@ def nin(
             one, and often never start: once all maps of an image are negative its logits are 0,
             no gradient passes, and the loss stays at ln(classes). Deeply-Supervised Nets left it
             out, and so does "modern".
-        kernel_regularizer: of all convolutions. Caffe's weight decay d is `L2(d / 2)` here.
+        head: "pool", the global average pooling of the class maps; or, to compare with, "dense":
+            a fully connected layer on them, `logits`, as in section 4.6 of the paper.
+        head_dropout: rate before the fully connected layer.
+        linear_taps: make the first convolution of each mlpconv layer a layer of its own, `conv1`,
+            `conv2`, ..., whose output, before its ReLU, the released code of Deeply-Supervised
+            Nets supervises. The function and the parameters are the same.
+        kernel_regularizer: of all convolutions, and of a dense head. Caffe's weight decay d is
+            `L2(d / 2)` here.
 
     Raises:
-        ValueError: for an unknown variant, fewer than 2 classes, a width or dropout out of range,
-            or an image too small for the variant.
+        ValueError: for an unknown variant or head, fewer than 2 classes, a width or dropout out of
+            range, or an image too small for the variant.
     """
     if variant not in _VARIANTS:
         raise ValueError(f"variant is one of {', '.join(_VARIANTS)}; received {variant!r}.")
@@ -135,23 +145,22 @@ def nin(
         raise ValueError(f"width is a positive factor; received {width}.")
     spec = _VARIANTS[variant]
     rate = spec.dropout if dropout is None else dropout
-    if not 0 <= rate < 1:
-        raise ValueError(f"dropout is a rate in 0 <= rate < 1; received {rate}.")
+    for what, value in (("dropout", rate), ("head_dropout", head_dropout)):
+        if not 0 <= value < 1:
+            raise ValueError(f"{what} is a rate in 0 <= rate < 1; received {value}.")
+    if head not in ("pool", "dense"):
+        raise ValueError(f'head is "pool" or "dense"; received {head!r}.')
+    if head_dropout and head == "pool":
+        raise ValueError('head_dropout is of the fully connected layer that head="dense" adds.')
 
     images = x = keras.Input(input_shape, name="images")
     for layer in _as_list(preprocessing):
         x = layer(x)
     for index, block in enumerate(spec.blocks, 1):
-        x = MLPConv(
-            [max(1, round(filters * width)) for filters in block.filters],
-            block.kernel_size,
-            strides=block.strides,
-            padding=block.padding,
-            kernel_initializer=[_gaussian(d) for d in block.deviations] or "he_normal",
-            kernel_regularizer=kernel_regularizer,
-            normalization=spec.normalization,
-            name=f"mlpconv{index}",
-        )(x)
+        for layer in _mlpconv(
+            index, block, width, spec.normalization, kernel_regularizer, linear_taps
+        ):
+            x = layer(x)
         if index < len(spec.blocks):
             x = _pool(x, spec.released, name=f"pool{index}")
         if block.dropout and rate:
@@ -162,15 +171,50 @@ def nin(
                 x = layers.Rescaling(1 - rate, name=f"classical_dropout{index}")(x)
 
     relu = spec.final_relu if final_relu is None else final_relu
-    head = GlobalAveragePoolingHead(
+    pooling = GlobalAveragePoolingHead(
         classes,
         activation="relu" if relu else None,
         kernel_initializer=_gaussian(spec.head_deviation) if spec.head_deviation else "he_normal",
         kernel_regularizer=kernel_regularizer,
     )
-    # The head's two layers stand in the graph by themselves, so that `get_layer("class_maps")`
-    # finds the confidence maps.
-    return keras.Model(images, head.average(head.class_maps(x)), name=name)
+    # The head's layers stand in the graph by themselves, so that `get_layer("class_maps")` finds
+    # the confidence maps.
+    x = pooling.class_maps(x)
+    if head == "pool":
+        return keras.Model(images, pooling.average(x), name=name)
+    x = layers.Flatten(name="flatten")(x)
+    if head_dropout:
+        x = layers.Dropout(head_dropout, name="head_dropout")(x)
+    x = layers.Dense(
+        classes, kernel_regularizer=kernel_regularizer, name="logits", dtype="float32"
+    )(x)
+    return keras.Model(images, x, name=name)
+
+
+def _mlpconv(index, block, width, normalization, kernel_regularizer, linear_tap):
+    """The layers of a block: one MLPConv, or its first convolution and the rest."""
+    filters = [max(1, round(filters * width)) for filters in block.filters]
+    initializers = [_gaussian(d) for d in block.deviations] or ["he_normal"] * len(filters)
+    first = {"strides": block.strides, "padding": block.padding}
+    common = {"kernel_regularizer": kernel_regularizer}
+    mlp = {**common, "normalization": normalization, "name": f"mlpconv{index}"}
+    if not linear_tap:
+        yield MLPConv(filters, block.kernel_size, kernel_initializer=initializers, **first, **mlp)
+        return
+    yield layers.Conv2D(
+        filters[0],
+        block.kernel_size,
+        use_bias=normalization is None,
+        kernel_initializer=initializers[0],
+        name=f"conv{index}",
+        **first,
+        **common,
+    )
+    if normalization:
+        yield BatchNormalization(momentum=0.9, name=f"conv{index}_norm")
+    yield layers.ReLU(name=f"relu{index}")
+    if filters[1:]:
+        yield MLPConv(filters[1:], 1, kernel_initializer=initializers[1:], **mlp)
 
 
 def nin_dsn(
@@ -179,28 +223,70 @@ def nin_dsn(
     *,
     companion_weight=0.3,
     companion_form="pool",
+    companion_taps="mlpconv",
+    companion_initializer="glorot_uniform",
+    companion_regularizer=None,
+    companion_loss=None,
+    threshold=None,
+    soft_weight=0.0,
+    temperature=3.0,
+    decoders=None,
+    decoder_weight=1.0,
     name="nin_dsn",
     **nin_arguments,
 ):
-    """A `nin` whose hidden mlpconv layers also learn from the labels, each by a companion head.
+    """A `nin` whose hidden layers also learn from the labels, each by a companion head.
 
     Raw images (batch, *input_shape), 0..255 -> logits (batch, classes), float32. A
     `DeeplySupervised` model: `fit` takes one label an image, `predict` gives the output's logits,
-    `.trunk` is the plain `nin` to ship. Lee et al., Deeply-Supervised Nets, arXiv:1409.5185.
+    `.trunk` is the plain `nin` to ship. `zoo.preset` has the arguments of the paper and of its
+    released code. Lee et al., Deeply-Supervised Nets, arXiv:1409.5185.
 
     Arguments:
         companion_weight: of every companion's loss; a number or a schedule over training steps,
             or one of either a layer, as in `DeeplySupervised`.
         companion_form: "pool" or "dense", as in `CompanionHead`.
+        companion_taps: where they attach: "mlpconv", to the hidden mlpconv layers, or "conv", to
+            the first convolution of every mlpconv layer, before its ReLU, as the released code.
+        companion_initializer, companion_regularizer: of the heads' kernels.
+        companion_loss, threshold, soft_weight, temperature, decoders, decoder_weight: as in
+            `DeeplySupervised`.
         nin_arguments: those of `nin`.
 
     Raises:
-        ValueError: as `nin` and `DeeplySupervised`.
+        ValueError: for unknown taps, and as `nin` and `DeeplySupervised`.
     """
+    if companion_taps not in ("mlpconv", "conv"):
+        raise ValueError(f'companion_taps is "mlpconv" or "conv"; received {companion_taps!r}.')
+    if companion_taps == "conv":
+        nin_arguments["linear_taps"] = True
     trunk = nin(input_shape, classes, name="trunk", **nin_arguments)
-    hidden = [layer.name for layer in trunk.layers if isinstance(layer, MLPConv)][:-1]
-    companions = {layer: CompanionHead(classes, companion_form) for layer in hidden}
-    return DeeplySupervised(trunk, companions, companion_weight=companion_weight, name=name)
+    if companion_taps == "conv":
+        taps = [layer.name for layer in trunk.layers if isinstance(layer, layers.Conv2D)][:-1]
+    else:
+        taps = [layer.name for layer in trunk.layers if isinstance(layer, MLPConv)][:-1]
+    companions = {
+        tap: CompanionHead(
+            classes,
+            companion_form,
+            kernel_initializer=keras.initializers.get(companion_initializer).clone(),
+            kernel_regularizer=companion_regularizer,
+            name=f"{tap}_companion",
+        )
+        for tap in taps
+    }
+    return DeeplySupervised(
+        trunk,
+        companions,
+        companion_weight=companion_weight,
+        companion_loss=companion_loss,
+        threshold=threshold,
+        soft_weight=soft_weight,
+        temperature=temperature,
+        decoders=decoders,
+        decoder_weight=decoder_weight,
+        name=name,
+    )
 
 
 def _as_list(preprocessing):

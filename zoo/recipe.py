@@ -30,6 +30,8 @@ class Recipe:
     image_size: tuple[int, int] | None = None
     """Height and width to resize a folder's images to; needed where they differ."""
     epochs: int = 30
+    steps_per_epoch: int = 0
+    """Steps between two evaluations; 0 for one pass over the training images."""
     batch_size: int = 128
     learning_rate: float = 0.1
     """The highest of the schedule."""
@@ -46,6 +48,7 @@ class Recipe:
         """Refuse values no training could use; raises RecipeError."""
         for field in ("epochs", "batch_size", "learning_rate"):
             self._require(field, getattr(self, field) > 0, "a positive number")
+        self._require("steps_per_epoch", self.steps_per_epoch >= 0, "0 or more")
         self._require("weight_decay", self.weight_decay >= 0, "0 or more")
         self._require("validation", 0 <= self.validation < 1, "a share in 0 <= share < 1")
         self._require("seed", 0 <= self.seed < 2**31, "a whole number from 0 to 2^31 - 1")
@@ -82,18 +85,9 @@ class Recipe:
 
     def optimizer(self, steps):
         """SGD with Nesterov momentum, 5 % of the steps of warm-up and a cosine to zero."""
-        import keras
+        from zoo.optimizers import warm_cosine_sgd
 
-        warmup = max(1, steps // 20)
-        schedule = keras.optimizers.schedules.CosineDecay(
-            0.0, max(1, steps - warmup), warmup_target=self.learning_rate, warmup_steps=warmup
-        )
-        optimizer = keras.optimizers.SGD(
-            schedule, momentum=0.9, nesterov=True, weight_decay=self.weight_decay or None
-        )
-        if self.weight_decay:
-            optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-        return optimizer
+        return warm_cosine_sgd(steps, self.learning_rate, self.weight_decay)
 
     def loss(self):
         """Of logits and whole-number labels."""

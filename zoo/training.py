@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from zoo import checkpoint, predicting, report
+from zoo.deep_supervision import DeeplySupervised
 from zoo.progress import Progress
 from zoo.recipe import RecipeError, title
 
@@ -48,6 +49,7 @@ def train(
     name=None,
     checkpoint_seconds=60.0,
     deterministic=True,
+    page=True,
     console=None,
 ):
     """Train `recipe`, defined in `file`, in the folder runs/<recipe>/<name>; returns that folder.
@@ -55,6 +57,7 @@ def train(
     The same call again resumes, from the last step saved: at the end of each epoch, every
     `checkpoint_seconds` seconds, and when SIGINT or SIGTERM asks to stop. On a CPU, with
     `deterministic` operations, a run killed and resumed ends with the bits of one left alone.
+    Without `page` the run folder has neither page nor example images.
     `name` is by default made of the fields that differ from the recipe's own.
 
     Raises:
@@ -95,7 +98,7 @@ def train(
         session.compare_versions(versions)
         _write_json(folder / "versions.json", versions)
         session.fit()
-        session.finish()
+        session.finish(page)
     return folder
 
 
@@ -106,7 +109,8 @@ class _Session:
         self.recipe, self.folder, self.progress = recipe, folder, progress
         self.training, self.judging = training, judging
         self.checkpoint_seconds = checkpoint_seconds
-        self.steps_an_epoch = math.ceil(training.examples / recipe.batch_size)
+        one_pass = math.ceil(training.examples / recipe.batch_size)
+        self.steps_an_epoch = recipe.steps_per_epoch or one_pass
         steps = recipe.epochs * self.steps_an_epoch
         try:
             self.model = recipe.model(training, steps)
@@ -237,7 +241,7 @@ class _Session:
         where = f"The state of step {kept} is kept" if kept else "No state was saved before it"
         return f"{where}. Try a lower --learning-rate (it is {self.recipe.learning_rate})."
 
-    def finish(self):
+    def finish(self, page):
         """The files a person opens: the model to ship, its results, the page."""
         self.progress.stop()
         model = self.shipped
@@ -261,16 +265,25 @@ class _Session:
             "warnings": self.position["warnings"],
             "resumed": self.position["resumed"],
         }
+        if isinstance(self.model, DeeplySupervised):
+            results["exits"] = self.exits()
         _write_metrics(self.folder / "metrics.csv", self.history)
         # Written last but for the page, which can be drawn again: its presence says "complete".
         _write_json(self.folder / "results.json", results)
-        self.write_examples()
-        report.write(self.folder, model, self.judging)
+        if page:
+            self.write_examples()
+            report.write(self.folder, model, self.judging)
         self.progress.say(
             f"{self.judged_on} accuracy {100 * results['accuracy']:.2f} % "
             f"({results['errors']} errors in {results['examples']}), last epoch, "
             f"{results['seconds']:.0f} s of training"
         )
+
+    def exits(self):
+        """{layer, or "output": accuracy of its classifier}."""
+        logits = self.model.exits(self.judging.images)
+        labels = self.judging.labels
+        return {k: float((v.argmax(axis=1) == labels).mean()) for k, v in logits.items()}
 
     def write_examples(self, count=8):
         """A few of the images judged on, as files to try `zoo predict` with."""

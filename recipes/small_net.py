@@ -1,0 +1,110 @@
+"""Small nets for the papers' measurements, `zoo figure`: not measured for themselves."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import zoo
+import zoo.recipe
+
+
+@dataclass(frozen=True)
+class Recipe(zoo.recipe.Recipe):
+    """A NIN without normalization at a quarter of its width, and what the papers vary in it."""
+
+    data: str = "cifar10"
+    epochs: int = 6
+    steps_per_epoch: int = 200
+    learning_rate: float = 0.05
+    examples: int = 0
+    """How many training images, the classes in proportion; 0 for all."""
+    net: Literal["nin", "cnn", "normalized", "deep"] = "nin"
+    """`nin` variants "plain", "cnn" and "modern"; or 24 convolutions, each 16 maps wide."""
+    width: float = 0.25
+    """Factor on the widths of the CIFAR-10 net, but for "deep"."""
+    dropout: float = 0.0
+    head: Literal["pool", "dense"] = "pool"
+    """Global average pooling, or a fully connected layer."""
+    head_dropout: float = 0.0
+    """Before the fully connected layer."""
+    objective: Literal["softmax", "svm"] = "softmax"
+    """Softmax cross-entropy, or the one-vs-all squared hinge, on every head."""
+    companions: Literal["none", "kept", "fading", "removed"] = "none"
+    """None; of a constant weight; of one that a cosine takes to zero; or removed after a while."""
+    companion_form: Literal["pool", "dense"] = "pool"
+    companion_weight: float = 0.3
+    removal: float = 0.5
+    """The share of the steps after which companions are "removed"."""
+    shift: int = 0
+    """Training images are moved by up to so many pixels."""
+    measure_gradients: bool = False
+    """Log the mean square gradient of every layer's kernel."""
+
+    def datasets(self):
+        training, judging = super().datasets()
+        return training.subset(self.examples) if self.examples else training, judging
+
+    def augmentation(self):
+        from zoo.data import Augmentation
+
+        return Augmentation(shift=self.shift)
+
+    def model(self, data, steps):
+        if self.net == "deep":
+            trunk, taps = self._deep(data)
+        else:
+            variant = {"nin": "plain", "normalized": "modern"}.get(self.net, self.net)
+            trunk = zoo.nin(
+                data.image_shape,
+                data.classes,
+                variant=variant,
+                width=self.width,
+                dropout=self.dropout,
+                head=self.head,
+                head_dropout=self.head_dropout,
+            )
+            taps = ("mlpconv1", "mlpconv2")
+        if self.companions == "none":
+            return trunk
+        heads = {tap: zoo.CompanionHead(data.classes, self.companion_form) for tap in taps}
+        return zoo.DeeplySupervised(trunk, heads, companion_weight=self._weight(steps))
+
+    def _deep(self, data):
+        """Eight mlpconv layers of three narrow convolutions; Gaussian weights, no normalization."""
+        import keras
+
+        x = images = keras.Input(data.image_shape)
+        x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(x)
+        for index in range(1, 9):
+            x = zoo.MLPConv((16, 16, 16), 3, name=f"mlpconv{index}")(x)
+            if index in (2, 4):
+                x = keras.layers.MaxPooling2D(3, 2, padding="same", name=f"pool{index}")(x)
+        head = zoo.GlobalAveragePoolingHead(data.classes)
+        trunk = keras.Model(images, head.average(head.class_maps(x)), name="deep")
+        return trunk, ("mlpconv2", "mlpconv4", "mlpconv6")
+
+    def _weight(self, steps):
+        from keras.optimizers import schedules
+
+        if self.companions == "fading":
+            return schedules.CosineDecay(self.companion_weight, steps)
+        if self.companions == "removed":
+            last = round(self.removal * steps) - 1
+            return schedules.PiecewiseConstantDecay([last], [self.companion_weight, 0.0])
+        return self.companion_weight
+
+    def optimizer(self, steps):
+        from zoo.gradients import MeteredSGD
+        from zoo.optimizers import warm_cosine_sgd
+
+        kind = {"kind": MeteredSGD} if self.measure_gradients else {}
+        return warm_cosine_sgd(steps, self.learning_rate, self.weight_decay, **kind)
+
+    def callbacks(self):
+        from zoo.gradients import GradientMeter
+
+        count = 8 if self.net == "deep" else 3
+        layers = [f"mlpconv{index}" for index in range(1, count + 1)]
+        return [GradientMeter(layers)] if self.measure_gradients else []
+
+    def loss(self):
+        return zoo.OneVsAllSquaredHinge() if self.objective == "svm" else zoo.SoftmaxCrossEntropy()

@@ -1,0 +1,61 @@
+"""How large the gradients of a training are, a layer: Deeply-Supervised Nets, section 3.2."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("zoo")
+class MeteredSGD(keras.optimizers.SGD):
+    """`keras.optimizers.SGD` that adds up the mean square of every gradient it is given.
+
+    The sums are optimizer variables, saved and restored with the others; `GradientMeter` reads
+    them. Gradients are those of the loss, before weight decay.
+    """
+
+    def build(self, variables):
+        super().build(variables)
+        self.metered_steps = self.add_variable((), name="metered_steps", dtype="float32")
+        self.paths = [variable.path for variable in variables]
+        self.squares = [
+            self.add_variable((), name=f"square_{index}", dtype="float32")
+            for index in range(len(variables))
+        ]
+
+    def apply(self, grads, trainable_variables=None):
+        self.metered_steps.assign_add(1.0)
+        return super().apply(grads, trainable_variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        square = ops.mean(ops.square(ops.cast(gradient, "float32")))
+        # The backend's own variable arrives here, and that of TensorFlow has no path.
+        self.squares[self._get_variable_index(variable)].assign_add(square)
+        super().update_step(gradient, variable, learning_rate)
+
+    def read(self):
+        """{variable path: mean square gradient since the last reading}; starts anew."""
+        steps = float(ops.convert_to_numpy(self.metered_steps))
+        means = {
+            path: float(ops.convert_to_numpy(total)) / max(steps, 1.0)
+            for path, total in zip(self.paths, self.squares, strict=True)
+        }
+        for variable in (self.metered_steps, *self.squares):
+            variable.assign(np.zeros(()))
+        return means
+
+
+class GradientMeter(keras.callbacks.Callback):
+    """Log `gradient_<layer>`: the mean square gradient of its kernel over the epoch's steps.
+
+    Of the layers `names`; of a layer with several kernels, the first one's.
+    """
+
+    def __init__(self, names):
+        super().__init__()
+        self.names = names
+
+    def on_epoch_end(self, epoch, logs=None):
+        means = self.model.optimizer.read()
+        for name in self.names:
+            paths = [path for path in means if f"{name}/" in path and path.endswith("kernel")]
+            logs[f"gradient_{name}"] = means[paths[0]]

@@ -1,0 +1,161 @@
+"""The papers' measurements, made again: `zoo figure NAME` trains, draws and tabulates one.
+
+A study is a module of this folder. Line 1 of its docstring is its title, the rest says what the
+paper reports and where the setting here differs. `RUNS` is {label: fields of recipes/small_net.py
+but the seed}, `SEEDS` how many of each, and `show` makes the figure and the table of the finished
+runs. Runs of the same fields are shared between studies.
+"""
+
+import ast
+import csv
+import dataclasses
+import functools
+import importlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+NAMES = (
+    "dsn_fig2_epochs",
+    "dsn_fig2_examples",
+    "convergence",
+    "gradients",
+    "deep_and_narrow",
+    "probes",
+    "feature_maps",
+    "nin_confidence_maps",
+    "pooling_heads",
+    "translations",
+    "dropout",
+    "removal",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run folder."""
+
+    folder: Path
+
+    @functools.cached_property
+    def results(self):
+        return json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
+
+    @functools.cached_property
+    def fields(self):
+        return json.loads((self.folder / "recipe.json").read_text(encoding="utf-8"))["fields"]
+
+    @functools.cached_property
+    def history(self):
+        """{column of metrics.csv: (epochs,) array, NaN where a cell is empty}."""
+        with open(self.folder / "metrics.csv", encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]}
+
+    def model(self):
+        """The trained net, without companions."""
+        from zoo import predicting
+
+        return predicting.load_model(self.folder)
+
+    def datasets(self):
+        """(training images, test images), as the run had them."""
+        return _recipe(self.fields).datasets()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows of text; numbers are written by `spread` and its like."""
+
+    columns: tuple
+    rows: tuple
+
+    def markdown(self):
+        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def spread(values, digits=2):
+    """Mean and sample standard deviation: "1.23 ± 0.04"; of one value, the value alone."""
+    values = np.asarray(list(values), "float64")
+    if len(values) < 2:
+        return f"{values.mean():.{digits}f} (1 seed)"
+    return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
+
+
+def title(name):
+    """Of a study, without running it."""
+    return _docstring(name).splitlines()[0]
+
+
+def carry_out(name, *, seeds=None, runs="runs", out="docs/results", console=None):
+    """Train what is missing, then write `out`/NAME.png and `out`/NAME.md; returns the Table.
+
+    Training is the runner's: the same call again resumes it where it was stopped, and takes the
+    runs that are finished as they are.
+    """
+    from zoo.training import train
+
+    study = importlib.import_module(f"zoo.studies.{name}")
+    file = _file()
+    count = seeds or study.SEEDS
+    finished = {label: [] for label in study.RUNS}
+    for seed in range(count):  # all conditions of a seed first: what is there can be compared
+        for label, fields in study.RUNS.items():
+            folder = train(
+                _recipe({**fields, "seed": seed}), file, runs=runs, console=console, page=False
+            )
+            finished[label].append(Run(folder))
+    figure, table = study.show(finished)
+    return write(name, figure, table, finished, out)
+
+
+def write(name, figure, table, finished, out):
+    """`out`/NAME.png and `out`/NAME.md."""
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out / f"{name}.png", dpi=150)
+    heading, _, text = _docstring(name).partition("\n")
+    any_run = next(iter(finished.values()))[0]
+    versions = json.loads((any_run.folder / "versions.json").read_text(encoding="utf-8"))
+    seconds = sum(run.results["seconds"] for each in finished.values() for run in each)
+    page = [
+        f"# {heading}",
+        text.strip(),
+        f"![{heading}]({name}.png)",
+        table.markdown(),
+        f"Made by `zoo figure {name}`: {sum(map(len, finished.values()))} runs of "
+        f"[recipes/small_net.py](../../recipes/small_net.py), seeds 0 to "
+        f"{len(next(iter(finished.values()))) - 1}, {seconds / 60:.0f} minutes of training in all "
+        f"on {versions['hardware']['cores']} cores ({versions['hardware']['cpu']}), commit "
+        f"{(versions['commit'] or 'unknown')[:7]}.",
+    ]
+    (out / f"{name}.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
+    return table
+
+
+def _docstring(name):
+    path = Path(__file__).with_name(f"{name}.py")
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def _file():
+    from zoo import recipe
+
+    return recipe.find("small_net")
+
+
+@functools.cache
+def _recipe_class():
+    from zoo import recipe
+
+    return recipe.load(_file())
+
+
+def _recipe(fields):
+    cls = _recipe_class()
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+    return cls(**{key: value for key, value in values.items() if key in known})

@@ -1,0 +1,86 @@
+"""What the figures of the studies share: size, colours, and a curve of several seeds."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+WIDTH = 6.4  # inches
+# Okabe and Ito's, which the colour-blind tell apart; the dashes tell them apart in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1, 1, 1)), "-", "-")
+INK, QUIET, GRID = "#222222", "#BBBBBB", "#EEEEEE"
+TITLE, TEXT = 11, 9  # points
+
+
+def panels(title, columns=1, *, height=3.8, **subplots):
+    """(Figure, list of so many Axes side by side); `subplots` are arguments of that method."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor="white")
+    figure.suptitle(title, fontsize=TITLE, color=INK)
+    return figure, [*np.ravel(figure.subplots(1, columns, **subplots))]
+
+
+def column(runs, name):
+    """A column of metrics.csv, (seeds, evaluations)."""
+    return np.stack([run.history[name] for run in runs])
+
+
+def accuracy(runs):
+    """Test accuracy in %, (seeds, evaluations)."""
+    return 100 * column(runs, "val_accuracy")
+
+
+def final_errors(runs):
+    """Test error in % after the last epoch, (seeds,)."""
+    return np.array([run.results["error_percent"] for run in runs])
+
+
+def curve(axes, x, values, index=0, **style):
+    """The mean over seeds in a band from the smallest to the largest.
+
+    (points,), (seeds, points); `index` chooses colour and dashes, `style` is a line's.
+    """
+    style = {"color": COLOURS[index], "linestyle": DASHES[index], "linewidth": 1.6, **style}
+    axes.fill_between(
+        x, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.18, linewidth=0
+    )
+    axes.plot(x, values.mean(axis=0), **style)
+
+
+def label(axes, x, y):
+    """Name the axes, and take away what is not read."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(QUIET)
+    axes.tick_params(which="both", labelsize=TEXT, color=QUIET, labelcolor=INK)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(x, fontsize=TEXT)
+    axes.set_ylabel(y, fontsize=TEXT)
+
+
+def logarithmic(axes, which):
+    """Axis "x" or "y" of plain numbers: ticks at 1, 2 and 5, written as such."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def legend(figure, runs):
+    """Below the panels, once a label; with how many seeds, and what bands and bars are."""
+    handles = {}
+    for axes in figure.axes:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    seeds = len(next(iter(runs.values())))
+    meaning = f"mean of {seeds} seeds, from the smallest to the largest" if seeds > 1 else "1 seed"
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        title=meaning,
+        loc="outside lower center",
+        ncols=min(len(handles), 4),
+        frameon=False,
+        fontsize=TEXT,
+        title_fontsize=TEXT,
+    )
