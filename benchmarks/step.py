@@ -39,6 +39,11 @@ def variants():
     models["nin without normalization"] = zoo.nin(variant="cifar10", final_relu=False)
     models["nin_dsn, pooled companions"] = zoo.nin_dsn()
     models["nin_dsn, dense companions"] = zoo.nin_dsn(companion_form="dense")
+    # On the first convolution of each of the three mlpconv layers, as the released code.
+    models["nin_dsn, three pooled companions"] = zoo.nin_dsn(companion_taps="conv")
+    models["nin_dsn, three dense companions"] = zoo.nin_dsn(
+        companion_taps="conv", companion_form="dense"
+    )
     return models
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODULES = sorted((ROOT / "zoo").glob("*.py"))
+STUDIES = sorted((ROOT / "zoo" / "studies").glob("*.py"))
+MODULES = sorted((ROOT / "zoo").glob("*.py")) + STUDIES
 
 # What a module may import of the zoo, and of what is installed. Standard library: always.
 NUMERIC = {"keras", "numpy"}
@@ -30,8 +31,12 @@ ALLOWED = {
     "data": (set(), {"numpy", "tensorflow", "PIL", "sklearn", "tensorflow_datasets"}),
     "checkpoint": (set(), {"numpy"}),
     "recipe": ({"data", "optimizers"}, {"keras"}),
+    "papers": ({"data", "models", "optimizers", "preprocessing", "presets", "recipe"}, NUMERIC),
     "progress": (set(), {"rich"}),
-    "training": ({"checkpoint", "deep_supervision", "predicting", "progress", "recipe", "report"}, TENSORFLOW),
+    "training": (
+        {"checkpoint", "deep_supervision", "predicting", "progress", "recipe", "report"},
+        TENSORFLOW,
+    ),
     "serving": ({"_c_api"}, TENSORFLOW),
     "figures": (set(), {"numpy", "matplotlib"}),
     "report": ({"figures"}, {"keras", "numpy", "jinja2"}),
@@ -40,12 +45,26 @@ ALLOWED = {
         {"keras", "numpy", "rich"},
     ),
     "cli": (
-        {"data", "predicting", "recipe", "report", "serving", "training"},
+        {"data", "predicting", "recipe", "report", "serving", "studies", "training"},
         {"keras", "rich", "tensorflow", "tyro"},
+    ),
+    # One rule for the folder.
+    "studies": (
+        {"data", "figures", "layers", "predicting", "recipe", "studies", "training"},
+        {"keras", "matplotlib", "numpy", "sklearn", "threadpoolctl"},
     ),
 }
 # In these, keras and TensorFlow may be imported by functions alone: they must load at once.
 LIGHT = {"__init__", "__main__", "cli", "recipe", "progress", "checkpoint", "_c_api", "figures"}
+
+
+def rule(path):
+    """The name of its row in the table."""
+    return "studies" if path in STUDIES else path.stem
+
+
+def name(path):
+    return str(path.relative_to(ROOT).with_suffix(""))
 
 
 def imports(path, top_level_only=False):
@@ -63,32 +82,30 @@ def imports(path, top_level_only=False):
 
 
 def test_every_module_has_a_rule():
-    assert {path.stem for path in MODULES} == set(ALLOWED)
+    assert {rule(path) for path in MODULES} == set(ALLOWED)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MODULES, ids=name)
 def test_a_module_imports_what_its_rule_allows(path):
-    siblings, packages = ALLOWED[path.stem]
-    for name in imports(path):
-        top, *rest = name.split(".")
+    siblings, packages = ALLOWED[rule(path)]
+    for found in imports(path):
+        top, *rest = found.split(".")
         if top == "zoo":
-            assert not rest or rest[0] in siblings, name
+            assert not rest or rest[0] in siblings, found
         elif top not in sys.stdlib_module_names:
-            assert top in packages, name
+            assert top in packages, found
 
 
-@pytest.mark.parametrize(
-    "path", sorted(ROOT.glob("*/*.py")), ids=lambda p: f"{p.parent.name}/{p.stem}"
-)
+@pytest.mark.parametrize("path", [*sorted(ROOT.glob("*/*.py")), *STUDIES], ids=name)
 def test_only_public_names_of_keras_and_tensorflow_are_used(path):
-    for name in imports(path):
-        assert not name.startswith(("keras.src", "tensorflow.python", "tensorflow.keras")), name
+    for found in imports(path):
+        assert not found.startswith(("keras.src", "tensorflow.python", "tensorflow.keras")), found
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             assert (node.value.id, node.attr) != ("tf", "keras")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "zoo").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MODULES, ids=name)
 def test_nothing_unsafe_is_called(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
@@ -100,9 +117,9 @@ def test_nothing_unsafe_is_called(path):
     assert not {"pickle", "joblib", "dill", "marshal"} & set(imports(path))
 
 
-@pytest.mark.parametrize("name", sorted(LIGHT))
-def test_what_must_load_at_once_imports_no_keras_at_its_top(name):
-    found = {i.split(".")[0] for i in imports(ROOT / "zoo" / f"{name}.py", top_level_only=True)}
+@pytest.mark.parametrize("path", [p for p in MODULES if p.stem in LIGHT], ids=name)
+def test_what_must_load_at_once_imports_no_keras_at_its_top(path):
+    found = {i.split(".")[0] for i in imports(path, top_level_only=True)}
     assert not found & {"keras", "tensorflow", "tensorflow_datasets", "sklearn"}
 
 

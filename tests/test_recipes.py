@@ -14,16 +14,19 @@ FILES = sorted((Path(__file__).parent.parent / "recipes").glob("*.py"))
 
 
 def tiny(recipe, tmp_path):
-    """The recipe on 24 random images of the shape that its data set has."""
-    shapes = {"mnist": (28, 28, 1), "digits": (8, 8, 1)}
-    shape = shapes[recipe.data]
+    """The recipe on random images, shaped as in its data set."""
+    grey = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "digits": (8, 8, 1)}
+    # Colour images of half the size: whitening costs the cube of the number of pixels.
+    shape = grey.get(recipe.data, (16, 16, 3))
+    classes = 100 if recipe.data == "cifar100" else 10
     rng = np.random.default_rng(0)
     arrays = {}
     for split in ("train", "test"):
-        arrays[f"x_{split}"] = rng.integers(0, 256, (24, *shape), "uint8")
-        arrays[f"y_{split}"] = np.arange(24) % 10
+        arrays[f"x_{split}"] = rng.integers(0, 256, (2 * classes, *shape), "uint8")
+        arrays[f"y_{split}"] = np.arange(2 * classes) % classes
     np.savez(tmp_path / "tiny.npz", **arrays)
     changes = {"data": str(tmp_path / "tiny.npz"), "epochs": 1, "batch_size": 8}
+    changes |= {"steps_per_epoch": 3, "width": 0.05}
     return dataclasses.replace(recipe, **changes)
 
 
@@ -32,7 +35,8 @@ def test_a_recipe_trains_and_leaves_its_folder(file, tmp_path):
     recipe = tiny(zoo.recipe.load(file)(), tmp_path)
     folder = zoo.training.train(recipe, file, runs=tmp_path, deterministic=False)
     results = json.loads((folder / "results.json").read_text())
-    assert (results["examples"], results["epochs"]) == (24, 1)
+    assert results["examples"] == results["train_examples"] >= 20
+    assert results["epochs"] == 1
     model = keras.models.load_model(folder / "model.keras")
     assert model.count_params() == results["parameters"]
 

@@ -450,6 +450,16 @@ def test_an_error_that_falls_by_more_than_a_decade_gets_a_logarithmic_axis_with_
     assert axes.get_ylim()[1] > 90
 
 
+def test_the_classifiers_of_all_depths_are_drawn_from_the_lowest_up():
+    exits = {"mlpconv1": 0.75, "mlpconv2": 0.9, "output": 0.95}
+    (axes,) = figures.exit_errors(exits, "test").axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [*exits]
+    np.testing.assert_allclose([bar.get_width() for bar in axes.patches], [25, 10, 5])
+    assert axes.yaxis_inverted()
+    assert figures.exit_errors({"output": 0.9}, "test") is None
+    assert figures.exit_errors(None, "test") is None
+
+
 def test_each_head_has_a_line_in_the_order_of_the_layers_on_one_scale():
     rows = _history(["mlpconv10", "mlpconv2", "output"])
     training, held_out = figures.head_losses(_as_arrays(rows)).axes

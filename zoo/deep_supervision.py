@@ -114,7 +114,7 @@ class DeeplySupervised(keras.Model):
         self._exits = functools.partial(keras.Model(model.inputs, [model.output, *scores]))
         self._with_companions = threading.local()
         # Likewise kept from Keras, for which it would be one more layer of the model.
-        self._mask = functools.partial(_Mask(dtype="float32"))
+        self._mask = functools.partial(_Mask(name="mask", dtype="float32"))
 
         def trackers(names):
             return {name: keras.metrics.Mean(name=name) for name in names}
@@ -349,7 +349,7 @@ def _loss_object(loss):
 
 class _FunctionLoss(keras.losses.Loss):
     def __init__(self, function):
-        super().__init__(name=getattr(function, "__name__", "loss"))
+        super().__init__(name="head_loss")  # "<lambda>" is no name for a TensorFlow scope
         self.function = function
 
     def call(self, y_true, y_pred):
@@ -367,6 +367,9 @@ class _SoftTargets(keras.losses.Loss):
 
 class _Mean(keras.losses.Loss):
     """Of values that are losses already, as Keras weighs, averages and distributes losses."""
+
+    def __init__(self):
+        super().__init__(name="mean")
 
     def call(self, y_true, y_pred):
         return y_pred

@@ -97,6 +97,27 @@ def head_losses(history):
     return figure
 
 
+def exit_errors(exits, evaluated_on):
+    """The error (%) of the classifier at each depth: {layer, or "output": its accuracy, 0..1}.
+
+    From the lowest layer up; None without a companion.
+    """
+    if len(exits or ()) < 2:
+        return None
+    figure = _figure("Error of the classifier at each depth", 0.9 + 0.3 * len(exits))
+    axes = figure.subplots()
+    errors = [100 * (1 - accuracy) for accuracy in exits.values()]
+    colours = [_VERMILION if layer == "output" else _BLUE for layer in exits]
+    bars = axes.barh(range(len(exits)), errors, color=colours, height=0.6)
+    axes.bar_label(bars, [f"{error:.2f}" for error in errors], padding=3, fontsize=_SMALL)
+    axes.set_yticks(range(len(exits)), [_short(layer, 20) for layer in exits])
+    axes.invert_yaxis()
+    _plain(axes, "")
+    axes.margins(x=0.15)
+    axes.set_xlabel(f"Error (% of {evaluated_on} images)", fontsize=_TEXT)
+    return figure
+
+
 def confusion_counts(labels, predictions, classes):
     """(n,) true and (n,) predicted classes -> (true, predicted) numbers of images."""
     pairs = np.asarray(labels, "int64") * classes + np.asarray(predictions, "int64")

@@ -1,6 +1,6 @@
 """What to train a deeply supervised net with: the paper's objective, its released code's, ours."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 
@@ -19,7 +19,9 @@ class Preset:
     optimizer: keras.optimizers.Optimizer
 
 
-def preset(name, *, steps, epochs, classes=10, learning_rate=None, weight_decay=5e-4):
+def preset(
+    name, *, steps, epochs, classes=10, objective=None, learning_rate=None, weight_decay=5e-4
+):
     """A `Preset`: "paper", "official" or "modern".
 
         chosen = zoo.preset("official", steps=200_000, epochs=400)
@@ -32,13 +34,13 @@ def preset(name, *, steps, epochs, classes=10, learning_rate=None, weight_decay=
     (which its rule multiplies by 0.1) and 0.1 are ours, untuned. Its learning rate falls once, by
     a factor of 20.
 
-    "official" is the released code, s9xie/DSN: one-vs-all squared hinges (softmax where there are
-    more than 10 classes, as there), dense heads on each mlpconv's first convolution before its
-    ReLU, companions of weight 1 whose own weights learn at 1/1000 of the rate, falling further as
-    (1 + step / 10,000)^-0.75; biases at twice the rate and without decay, class maps at a tenth.
-    After a quarter of the steps the companions are removed and the momentum starts afresh; after
-    three quarters the rate falls to 1/20, and after 85 % to 1/250, with fresh momentum: 50,000 +
-    120,000 + 30,000 steps, in proportion.
+    "official" is the released code, s9xie/DSN: one-vs-all squared hinges, and dense heads on each
+    mlpconv's first convolution before its ReLU. The companions have weight 1; their own weights
+    learn at 1/1000 of the rate, which falls further as (1 + step / 10,000)^-0.75. Biases learn at
+    twice the rate and without decay, the class maps at a tenth. After a quarter of the steps the
+    companions are removed and the momentum starts afresh; after three quarters the rate falls to
+    1/20, and after 85 % to 1/250, with fresh momentum: 50,000 + 120,000 + 30,000 steps, in
+    proportion.
 
     "modern" is the one to use: batch normalization, softmax, pooled heads, and a companion weight
     of 0.3 that a cosine takes to zero; chosen on held-out images, see README.
@@ -46,11 +48,13 @@ def preset(name, *, steps, epochs, classes=10, learning_rate=None, weight_decay=
     Arguments:
         steps: of the whole training. epochs: what they are divided into.
         classes: of the data.
+        objective: "svm" or "softmax", of all heads; None for the preset's own. The released code
+            has softmax for CIFAR-100 and SVHN.
         learning_rate: the highest; None for the preset's own.
         weight_decay: as Caffe counts it, on kernels.
 
     Raises:
-        ValueError: for an unknown name, or fewer than one step an epoch.
+        ValueError: for an unknown name or objective, or fewer than one step an epoch.
     """
     if name not in PRESETS:
         raise ValueError(f"A preset is one of {', '.join(PRESETS)}; received {name!r}.")
@@ -59,8 +63,15 @@ def preset(name, *, steps, epochs, classes=10, learning_rate=None, weight_decay=
             f"A training has 1 epoch or more of 1 step or more; received steps={steps}, "
             f"epochs={epochs}."
         )
+    if objective not in (None, "svm", "softmax"):
+        raise ValueError(f'objective is "svm" or "softmax"; received {objective!r}.')
     make = {"modern": _modern, "official": _official, "paper": _paper}[name]
-    return make(steps, epochs, classes, learning_rate, weight_decay)
+    chosen = make(steps, epochs, classes, learning_rate, weight_decay)
+    if objective == "softmax":
+        return replace(chosen, loss=SoftmaxCrossEntropy())
+    if objective == "svm" and name == "modern":
+        return replace(chosen, loss=OneVsAllSquaredHinge())
+    return chosen
 
 
 def _modern(steps, epochs, classes, learning_rate, weight_decay):
@@ -74,7 +85,6 @@ def _official(steps, epochs, classes, learning_rate, weight_decay):
     rate = learning_rate or 0.025
     removal, drop, last = (round(steps * share) for share in (0.25, 0.75, 0.85))
     piecewise = keras.optimizers.schedules.PiecewiseConstantDecay
-    hinge = classes <= 10
     model = {
         **_published(weight_decay),
         "companion_form": "dense",
@@ -95,7 +105,7 @@ def _official(steps, epochs, classes, learning_rate, weight_decay):
         },
         fresh_momentum_at=(removal, last),
     )
-    return Preset(model, OneVsAllSquaredHinge() if hinge else SoftmaxCrossEntropy(), optimizer)
+    return Preset(model, OneVsAllSquaredHinge(), optimizer)
 
 
 def _paper(steps, epochs, classes, learning_rate, weight_decay):

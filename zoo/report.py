@@ -51,6 +51,7 @@ def write(run_folder, model, data):
     drawn = {
         "learning_curves": figures.learning_curves(history, results["evaluated_on"]),
         "head_losses": figures.head_losses(history),
+        "exit_errors": figures.exit_errors(results.get("exits"), results["evaluated_on"]),
         "confusion_matrix": figures.confusion_matrix(labels, predictions, names),
         "confident_mistakes": figures.confident_mistakes(images, labels, probabilities, names),
         "confidence_maps": _confidence_maps(model, images, labels, probabilities, names),

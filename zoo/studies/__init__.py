@@ -8,7 +8,6 @@ runs. Runs of the same fields are shared between studies.
 
 import ast
 import csv
-import dataclasses
 import functools
 import importlib
 import json
@@ -96,6 +95,8 @@ def carry_out(name, *, seeds=None, runs="runs", out="docs/results", console=None
     Training is the runner's: the same call again resumes it where it was stopped, and takes the
     runs that are finished as they are.
     """
+    import keras
+
     from zoo.training import train
 
     study = importlib.import_module(f"zoo.studies.{name}")
@@ -104,6 +105,7 @@ def carry_out(name, *, seeds=None, runs="runs", out="docs/results", console=None
     finished = {label: [] for label in study.RUNS}
     for seed in range(count):  # all conditions of a seed first: what is there can be compared
         for label, fields in study.RUNS.items():
+            keras.utils.clear_session()  # else the nets of all runs stay in memory
             folder = train(
                 _recipe({**fields, "seed": seed}), file, runs=runs, console=console, page=False
             )
@@ -155,7 +157,5 @@ def _recipe_class():
 
 
 def _recipe(fields):
-    cls = _recipe_class()
-    known = {field.name: field for field in dataclasses.fields(cls)}
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
-    return cls(**{key: value for key, value in values.items() if key in known})
+    return _recipe_class()(**values)

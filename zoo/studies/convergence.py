@@ -16,7 +16,7 @@ import numpy as np
 from zoo.studies import Table, drawing, spread
 
 SEEDS = 3
-COMMON = {"data": "cifar10", "epochs": 10, "steps_per_epoch": 200, "measure_gradients": True}
+COMMON = {"data": "cifar10", "epochs": 6, "steps_per_epoch": 200, "measure_gradients": True}
 RUNS = {
     "without companions": {**COMMON, "companions": "none"},
     "companions kept": {**COMMON, "companions": "kept"},
@@ -38,9 +38,7 @@ def show(finished):
         ]
         final = 100 - drawing.final_errors(runs)
         rows.append((label, *reached, spread(final, 1), OFFICIAL_LOGS.get(label, "")))
-    for level in LEVELS:
-        axes.axhline(level, color=drawing.QUIET, linewidth=0.8, zorder=0)
-    drawing.label(axes, "Steps of 128 images", "Test accuracy (% of images)")
+    drawing.over_steps(axes, "Test accuracy (% of images)")
     drawing.legend(figure, finished)
     columns = (
         "Net",

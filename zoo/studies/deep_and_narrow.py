@@ -44,10 +44,8 @@ def show(finished):
     left.set_ylim(0, 100)
     right.set_yscale("log")
     right.set_xticks(LAYERS)
-    drawing.label(left, "Steps", "Test accuracy (% of images)")
-    drawing.label(
-        right, "mlpconv layer, from the image on", f"Mean square gradient, {steps[0]:.0f} steps"
-    )
+    drawing.over_steps(left, "Test accuracy (% of images)")
+    drawing.label(right, f"mlpconv layer, steps 1 to {steps[0]:.0f}", "Mean square gradient")
     drawing.legend(figure, finished)
     columns = ("Net", "Test accuracy (%)", "Each seed", "Chance (%)")
     return figure, Table(columns, tuple(rows))

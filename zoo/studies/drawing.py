@@ -2,7 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 WIDTH = 6.4  # inches
 # Okabe and Ito's, which the colour-blind tell apart; the dashes tell them apart in grey.
@@ -10,6 +10,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1, 1, 1)), "-", "-")
 INK, QUIET, GRID = "#222222", "#BBBBBB", "#EEEEEE"
 TITLE, TEXT = 11, 9  # points
+PLAIN = FuncFormatter(lambda value, _: f"{value:,g}")
 
 
 def panels(title, columns=1, *, height=3.8, **subplots):
@@ -57,12 +58,20 @@ def label(axes, x, y):
     axes.set_ylabel(y, fontsize=TEXT)
 
 
+def over_steps(axes, y, *, x="Steps of 128 images", ticks=5):
+    """Name the axes of something drawn over the steps of a training, from 0 on."""
+    label(axes, x, y)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(PLAIN)
+
+
 def logarithmic(axes, which):
     """Axis "x" or "y" of plain numbers: ticks at 1, 2 and 5, written as such."""
     axes.set(**{f"{which}scale": "log"})
     axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_major_formatter(PLAIN)
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -73,13 +82,16 @@ def legend(figure, runs):
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
     seeds = len(next(iter(runs.values())))
-    meaning = f"mean of {seeds} seeds, from the smallest to the largest" if seeds > 1 else "1 seed"
+    meaning = f"mean, smallest and largest of {seeds} seeds" if seeds > 1 else "1 seed"
+    width = 0.6 + 0.07 * max(map(len, handles))  # inches, about, of an entry
+    rows = -(-len(handles) // int(WIDTH / width))
     figure.legend(
         handles.values(),
         handles.keys(),
         title=meaning,
         loc="outside lower center",
-        ncols=min(len(handles), 4),
+        ncols=-(-len(handles) // rows),
+        handlelength=3,
         frameon=False,
         fontsize=TEXT,
         title_fontsize=TEXT,

@@ -14,10 +14,10 @@ import numpy as np
 from zoo.studies import Table, drawing, dsn_fig2_epochs, spread
 
 SEEDS = 3
-EXAMPLES = (500, 1000, 2000, 5000, 10000)
+EXAMPLES = (500, 2000, 10000)
 METHODS = tuple(dsn_fig2_epochs.METHODS)
 RUNS = {
-    f"{method}, {examples}": {**fields, "examples": examples, "epochs": 1, "steps_per_epoch": 600}
+    f"{method}, {examples}": {**fields, "examples": examples, "epochs": 1, "steps_per_epoch": 300}
     for examples in EXAMPLES
     for method, fields in dsn_fig2_epochs.METHODS.items()
 }

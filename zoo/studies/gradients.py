@@ -30,7 +30,7 @@ def show(finished):
             drawing.curve(axes, runs[0].history["step"], gradients, index, label=label)
         axes.set_yscale("log")
         first = axes is panels[0]
-        drawing.label(axes, "Steps", "Mean square gradient" if first else "")
+        drawing.over_steps(axes, "Mean square gradient" if first else "", x="Steps", ticks=2)
         axes.set_title(layer, fontsize=drawing.TEXT, color=drawing.INK)
     drawing.legend(figure, finished)
 

@@ -39,7 +39,7 @@ def show(finished):
                 color=drawing.INK,
                 fontsize=drawing.TEXT,
             )
-    drawing.label(axes, "Steps of 128 images", "Test error (% of images)")
+    drawing.over_steps(axes, "Test error (% of images)")
     drawing.legend(figure, finished)
     columns = ("Net", "Test error (%)", "Each seed", "Official logs (%), unequal budgets")
     return figure, Table(columns, tuple(rows))

@@ -1,0 +1,86 @@
+"""Maps of the first mlpconv layer, with and without companions (DSN, Fig. 3)
+
+Deeply-Supervised Nets shows maps of the first convolution for ten CIFAR-10 images, the top 30 % of
+the activations, of a net with companions and of one without. Here the images are the first of each
+class in the test set, and of the maps of mlpconv1 those 8 are shown, in both nets alike, whose mean
+activation over the ten images is the largest. Each picture's colours go from its 30 % cut to its
+maximum. The nets are two of the study of convergence, a quarter of the paper's width, of seed 0.
+
+The numbers: for two images, the correlation (Pearson's) over the places of a map, averaged over
+all maps of mlpconv1; a map that is constant on an image counts as 0. This is averaged over the
+pairs of one class, and over the pairs of two classes, of the first 1,000 test images. The paper
+reports no such number; the larger the difference, the more the maps of a class have in common.
+"""
+
+import matplotlib
+import numpy as np
+
+from zoo import figures
+from zoo.studies import Table, convergence, drawing, hidden, spread
+
+SEEDS = 1
+RUNS = {
+    "companions kept": convergence.RUNS["companions kept"],
+    "without companions": convergence.RUNS["without companions"],
+}
+SHOWN, TOP, PAIRED = 8, 0.3, 1_000
+
+
+def show(finished):
+    _, test = next(iter(finished.values()))[0].datasets()
+    chosen = np.unique(test.labels, return_index=True)[1]
+    titles = ["", *finished]
+    pictures = [hidden.mosaic(hidden.in_colour(test.images[chosen])[:, None])]
+    rows = []
+    for label, runs in finished.items():
+        shown = _maps(runs[0], test.images[chosen])
+        largest = np.argsort(-shown.mean(axis=(0, 1, 2)), kind="stable")[:SHOWN]
+        pictures.append(hidden.mosaic(_heat(shown[..., largest])))
+        found = [likeness(_maps(run, test.images[:PAIRED]), test.labels[:PAIRED]) for run in runs]
+        same, other = np.transpose(found)
+        rows.append((label, spread(same, 3), spread(other, 3), spread(same - other, 3)))
+
+    widths = [picture.shape[1] for picture in pictures]
+    figure, panels = drawing.panels(
+        "mlpconv1: the top 30 % of each map",
+        3,
+        # So that the tiles are square: the names of the classes and two lines of titles beside.
+        height=0.5 + 5.6 * len(pictures[0]) / sum(widths),
+        width_ratios=widths,
+    )
+    for axes, picture, title in zip(panels, pictures, titles, strict=True):
+        axes.imshow(picture)
+        axes.set_axis_off()
+        axes.set_title(title, fontsize=drawing.TEXT, color=drawing.INK)
+    names = [test.label_names[label] for label in test.labels[chosen]]
+    hidden.show_row_names(panels[0], names, len(pictures[0]))
+    columns = ("Net", "Correlation, same class", "Other classes", "Difference")
+    return figure, Table(columns, tuple(rows))
+
+
+def likeness(maps, labels):
+    """(n, h, w, maps), (n,) -> mean correlation of two images' maps: of a class, of two classes."""
+    n, _, _, count = maps.shape
+    centred = maps - maps.mean(axis=(1, 2), keepdims=True)
+    lengths = np.sqrt((centred**2).sum(axis=(1, 2), keepdims=True))
+    unit = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)
+    correlations = unit.reshape(n, -1) @ unit.reshape(n, -1).T / count
+    same, pair = labels[:, None] == labels, ~np.eye(n, dtype=bool)
+    return correlations[same & pair].mean(), correlations[~same].mean()
+
+
+def _maps(run, images):
+    return hidden.outputs(run.model(), images, ["mlpconv1"])["mlpconv1"]
+
+
+def _heat(maps):
+    """(n, h, w, maps) -> (n, maps, h, w, 3): the top activations in colour, all else dark."""
+    tiles = np.moveaxis(maps, 3, 1)
+    pictures = np.zeros((*tiles.shape, 3))
+    for place in np.ndindex(tiles.shape[:2]):
+        top = figures.top_activations(tiles[place], TOP)
+        if top.any():
+            low, high = tiles[place][top].min(), tiles[place].max()
+            strength = (tiles[place] - low) / max(high - low, 1e-30)
+            pictures[place][top] = matplotlib.colormaps["inferno"](0.3 + 0.7 * strength)[top, :3]
+    return pictures
