@@ -202,17 +202,30 @@ def test_the_options_of_fit_and_compile_are_those_of_keras():
             np.testing.assert_allclose(one, other, atol=1e-4)
 
 
-def test_it_attaches_to_a_network_of_keras_applications():
-    trunk = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=3)
-    trunk.layers[-1].activation = keras.activations.linear
+def test_a_network_of_keras_applications_trains_goes_on_and_ships_its_trunk(tmp_path):
+    from zoo import ServedModel, export_savedmodel
+
+    keras.utils.set_random_seed(0)
+    trunk = keras.applications.MobileNetV2(
+        (32, 32, 3), alpha=0.35, weights=None, classes=3, classifier_activation=None
+    )
     layer = "block_6_expand_relu"
     model = compiled(DeeplySupervised(trunk, {layer: CompanionHead(3)}, companion_weight=0.5))
-    images = RNG.normal(size=(4, 32, 32, 3))
+    images = RNG.integers(0, 256, (4, 32, 32, 3)).astype("float32")
     logs = model.fit(images, LABELS[:4], verbose=0).history
     assert set(logs) == {"accuracy", "loss", "output_loss", f"{layer}_loss"}
     np.testing.assert_allclose(
         logs["loss"][0], logs["output_loss"][0] + 0.5 * logs[f"{layer}_loss"][0], rtol=1e-4
     )
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    logs = [m.fit(images, LABELS[:4], verbose=0).history["loss"] for m in (model, again)]
+    np.testing.assert_allclose(*logs, rtol=1e-4)
+    served = ServedModel(export_savedmodel(again.trunk, ("a", "b", "c"), tmp_path / "export"))
+    probabilities = served.predict(images)["probabilities"]
+    logits = again.predict(images, verbose=0)
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    np.testing.assert_allclose(probabilities, powers / powers.sum(1, keepdims=True), atol=1e-5)
 
 
 def unbuilt():

@@ -14,7 +14,8 @@ from zoo.serving import ServedModel
 
 def load_model(run):
     """The trained model of a run folder: raw pixels (batch, h, w, c) -> logits."""
-    return keras.models.load_model(Path(run) / "model.keras")
+    # Not compiled: else Keras must know the run's loss and optimizer too.
+    return keras.models.load_model(Path(run) / "model.keras", compile=False)
 
 
 def predict(model, labels, images):

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import fcntl
+import hashlib
 import importlib.metadata
 import inspect
 import json
@@ -475,7 +476,10 @@ def _name(recipe):
     fields = [field.name for field in dataclasses.fields(recipe)]
     changed = [f"{f}={getattr(recipe, f)}" for f in fields if getattr(recipe, f) != getattr(own, f)]
     text = ",".join(changed) or "default"
-    return "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in text)[:120]
+    name = "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in text)
+    if len(name) <= 200:  # a file system takes 255
+        return name
+    return f"{name[:190]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _record(recipe, file):

@@ -17,7 +17,7 @@ SEEDS = 3
 COMMON = {
     "data": "mnist",
     "net": "deep",
-    "epochs": 5,
+    "epochs": 4,
     "steps_per_epoch": 100,
     "measure_gradients": True,
 }

@@ -1,21 +1,23 @@
-"""Companions and the hinge on MNIST: test error over the epochs (DSN, Fig. 2a)
+"""Companions and the hinge on MNIST: test error over the training (DSN, Fig. 2a)
 
 Deeply-Supervised Nets compares a net without and with companion objectives, each with softmax and
 with SVM classifiers. Final test errors of the paper, single runs: 0.56 % for CNN-softmax, 0.48 %
 for CNN-SVM, 0.51 % for DSN-softmax and 0.39 % for DSN-SVM. We have the last from the authors' page;
 the first three are recalled, not read in the paper.
 
-Here: the recipe's quarter-width net, three epochs and a cosine of the learning rate. SVM is the
-one-vs-all squared hinge of the authors' code. The companions' weight falls to zero by a cosine.
+Here: a quarter-width net with normalization, and a learning rate that a cosine takes to zero within
+the few steps shown. SVM is the one-vs-all squared hinge of the authors' code. The companions'
+weight falls to zero by a cosine too.
 """
 
 from zoo.studies import Table, drawing, spread
 
 SEEDS = 3
-# The highest, by objective: the hinge sums over the classes and needs a smaller one.
-LEARNING_RATES = {"softmax": 0.1, "svm": 0.02}
+# Errors (%) in 6,000 held-out images after 200 steps of 128 of 4,000 others, companions fading:
+# softmax 3.3 at 0.1 and 2.6 at 0.3; SVM 20.8 at 0.005, 4.2 at 0.02, 2.6 at 0.06 and 2.1 at 0.18.
+LEARNING_RATES = {"softmax": 0.3, "svm": 0.18}
 COMPANIONS = {"CNN": "none", "DSN": "fading"}
-COMMON = {"data": "mnist", "net": "normalized", "dropout": 0.2}
+COMMON = {"data": "mnist", "net": "normalized", "batch_size": 64, "dropout": 0.2}
 METHODS = {
     f"{net}-{'SVM' if objective == 'svm' else objective}": {
         **COMMON,
@@ -36,12 +38,12 @@ PAPER = {
 
 
 def show(finished):
-    figure, (axes,) = drawing.panels("MNIST: test error over the epochs")
+    figure, (axes,) = drawing.panels("MNIST: test error over the steps")
     rows = []
     for index, (label, runs) in enumerate(finished.items()):
         drawing.curve(
             axes,
-            runs[0].history["epoch"],
+            runs[0].history["step"],
             100 - drawing.accuracy(runs),
             index,
             label=label,
@@ -52,6 +54,6 @@ def show(finished):
         each = ", ".join(f"{error:.2f}" for error in errors)
         rows.append((label, spread(errors), each, PAPER.get(label, "")))
     drawing.logarithmic(axes, "y")
-    drawing.label(axes, "Epochs", "Test error (% of images)")
+    drawing.over_steps(axes, "Test error (% of images)")
     drawing.legend(figure, finished)
     return figure, Table(("Method", "Test error (%)", "Each seed", "Paper (%)"), tuple(rows))

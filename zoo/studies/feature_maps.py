@@ -3,8 +3,9 @@
 Deeply-Supervised Nets shows maps of the first convolution for ten CIFAR-10 images, the top 30 % of
 the activations, of a net with companions and of one without. Here the images are the first of each
 class in the test set, and of the maps of mlpconv1 those 8 are shown, in both nets alike, whose mean
-activation over the ten images is the largest. Each picture's colours go from its 30 % cut to its
-maximum. The nets are two of the study of convergence, a quarter of the paper's width, of seed 0.
+activation over the ten images is the largest. A map's colours go from its cut to its maximum; where
+less than 30 % of a map is above 0, less is shown. The nets are two of the study of convergence, a
+quarter of the paper's width, of seed 0.
 
 The numbers: for two images, the correlation (Pearson's) over the places of a map, averaged over
 all maps of mlpconv1; a map that is constant on an image counts as 0. This is averaged over the
@@ -28,16 +29,17 @@ SHOWN, TOP, PAIRED = 8, 0.3, 1_000
 
 def show(finished):
     _, test = next(iter(finished.values()))[0].datasets()
-    chosen = np.unique(test.labels, return_index=True)[1]
+    images, labels = test.images[:PAIRED], test.labels[:PAIRED]
+    chosen = np.unique(labels, return_index=True)[1]
     titles = ["", *finished]
-    pictures = [hidden.mosaic(hidden.in_colour(test.images[chosen])[:, None])]
+    pictures = [hidden.mosaic(hidden.in_colour(images[chosen])[:, None])]
     rows = []
     for label, runs in finished.items():
-        shown = _maps(runs[0], test.images[chosen])
+        maps = [hidden.outputs(run.model(), images, ["mlpconv1"])["mlpconv1"] for run in runs]
+        shown = maps[0][chosen]
         largest = np.argsort(-shown.mean(axis=(0, 1, 2)), kind="stable")[:SHOWN]
         pictures.append(hidden.mosaic(_heat(shown[..., largest])))
-        found = [likeness(_maps(run, test.images[:PAIRED]), test.labels[:PAIRED]) for run in runs]
-        same, other = np.transpose(found)
+        same, other = np.transpose([likeness(of, labels) for of in maps])
         rows.append((label, spread(same, 3), spread(other, 3), spread(same - other, 3)))
 
     widths = [picture.shape[1] for picture in pictures]
@@ -52,7 +54,7 @@ def show(finished):
         axes.imshow(picture)
         axes.set_axis_off()
         axes.set_title(title, fontsize=drawing.TEXT, color=drawing.INK)
-    names = [test.label_names[label] for label in test.labels[chosen]]
+    names = [test.label_names[label] for label in labels[chosen]]
     hidden.show_row_names(panels[0], names, len(pictures[0]))
     columns = ("Net", "Correlation, same class", "Other classes", "Difference")
     return figure, Table(columns, tuple(rows))
@@ -60,17 +62,19 @@ def show(finished):
 
 def likeness(maps, labels):
     """(n, h, w, maps), (n,) -> mean correlation of two images' maps: of a class, of two classes."""
-    n, _, _, count = maps.shape
     centred = maps - maps.mean(axis=(1, 2), keepdims=True)
     lengths = np.sqrt((centred**2).sum(axis=(1, 2), keepdims=True))
     unit = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)
-    correlations = unit.reshape(n, -1) @ unit.reshape(n, -1).T / count
-    same, pair = labels[:, None] == labels, ~np.eye(n, dtype=bool)
-    return correlations[same & pair].mean(), correlations[~same].mean()
-
-
-def _maps(run, images):
-    return hidden.outputs(run.model(), images, ["mlpconv1"])["mlpconv1"]
+    # The square of a sum of vectors is the sum of the products of all pairs.
+    classes, sizes = np.unique(labels, return_counts=True)
+    sums = np.array([unit[labels == each].sum(axis=0, dtype="float64") for each in classes])
+    alone, same, every = (unit**2).sum(), (sums**2).sum(), (sums.sum(axis=0) ** 2).sum()
+    pairs_same, pairs = (sizes**2).sum() - len(labels), len(labels) ** 2 - len(labels)
+    count = maps.shape[-1]
+    return (
+        (same - alone) / pairs_same / count,
+        (every - same) / (pairs - pairs_same) / count,
+    )
 
 
 def _heat(maps):

@@ -53,12 +53,12 @@ def _figure(test, chosen, maps):
     picture = hidden.mosaic(tiles)
     side, across = len(picture) / len(chosen), picture.shape[1] / tiles.shape[1]
     figure, (axes,) = drawing.panels(
-        "The top 10 % of each class's map", height=0.9 + 5.5 * len(picture) / picture.shape[1]
+        "The top 10 % of each class's map", height=0.9 + 5.2 * len(picture) / picture.shape[1]
     )
     axes.imshow(picture)
     axes.set_axis_off()
     for column, name in enumerate(["image", *names]):
-        axes.text((column + 0.5) * across, -3, name, ha="center", va="bottom", fontsize=7)
+        axes.text((column + 0.3) * across, -3, name, ha="left", rotation=30, fontsize=8)
     for row, label in enumerate(labels):
         corner = ((label + 1) * across + 1, row * side + 1)
         blue = {"edgecolor": "#56B4E9", "facecolor": "none", "linewidth": 2}

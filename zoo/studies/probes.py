@@ -27,8 +27,8 @@ def show(finished):
     baseline = probe(cells(training.images), training.labels, cells(test.images), test.labels)
     figure, (axes,) = drawing.panels("Linear probes of each layer")
     places = np.arange(len(LAYERS))
-    axes.axhline(baseline, color=drawing.INK, linestyle=":", linewidth=1.6, label="images")
-    rows = [("(the images)", f"{baseline:.1f}", "", "", "")]
+    axes.axhline(baseline, color=drawing.INK, linestyle=":", linewidth=1.6, label="the images")
+    rows = [("(the images)", f"{baseline:.1f}", *[""] * (len(LAYERS) + 1))]
     for index, (label, runs) in enumerate(finished.items()):
         found = np.array([_probes(run.model(), training, test) for run in runs])
         mean = found.mean(axis=0)
@@ -45,7 +45,7 @@ def show(finished):
         own = [100 * run.results["accuracy"] for run in runs]
         rows.append((label, "", *(spread(of, 1) for of in found.T), spread(own, 1)))
     axes.set_xticks(places, LAYERS)
-    drawing.label(axes, "Layer", "Test accuracy of the probe (% of images)")
+    drawing.label(axes, "Layer", "Test accuracy of a probe (%)")
     drawing.legend(figure, finished)
     columns = ("Net", "Images (%)", *(f"{layer} (%)" for layer in LAYERS), "The net itself (%)")
     return figure, Table(columns, tuple(rows))
