@@ -49,5 +49,12 @@ def __dir__():
 
 if "keras" in sys.modules:
     # Whoever uses Keras may go on to load a saved model, which needs our layers registered.
-    for _module in ("layers", "losses", "optimizers", "preprocessing", "deep_supervision"):
+    for _module in (
+        "layers",
+        "losses",
+        "optimizers",
+        "gradients",
+        "preprocessing",
+        "deep_supervision",
+    ):
         importlib.import_module(f"zoo.{_module}")

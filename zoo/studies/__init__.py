@@ -123,19 +123,24 @@ def write(name, figure, table, finished, out):
     any_run = next(iter(finished.values()))[0]
     versions = json.loads((any_run.folder / "versions.json").read_text(encoding="utf-8"))
     seconds = sum(run.results["seconds"] for each in finished.values() for run in each)
+    hardware, commit = versions["hardware"], (versions["commit"] or "unknown")[:7]
     page = [
         f"# {heading}",
         text.strip(),
         f"![{heading}]({name}.png)",
         table.markdown(),
-        f"Made by `zoo figure {name}`: {sum(map(len, finished.values()))} runs of "
-        f"[recipes/small_net.py](../../recipes/small_net.py), seeds 0 to "
-        f"{len(next(iter(finished.values()))) - 1}, {seconds / 60:.0f} minutes of training in all "
-        f"on {versions['hardware']['cores']} cores ({versions['hardware']['cpu']}), commit "
-        f"{(versions['commit'] or 'unknown')[:7]}.",
+        f"Made by `zoo figure {name}`: {_count(finished)} of "
+        f"[recipes/small_net.py](../../recipes/small_net.py), {seconds / 60:.0f} minutes of "
+        f"training in all on {hardware['cores']} cores ({hardware['cpu']}) that had other work "
+        f"beside, commit {commit}.",
     ]
     (out / f"{name}.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
     return table
+
+
+def _count(finished):
+    runs, seeds = sum(map(len, finished.values())), len(next(iter(finished.values())))
+    return "1 run, seed 0" if runs == 1 else f"{runs} runs, seeds 0 to {seeds - 1}"
 
 
 def _docstring(name):

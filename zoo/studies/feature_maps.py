@@ -5,7 +5,7 @@ the activations, of a net with companions and of one without. Here the images ar
 class in the test set, and of the maps of mlpconv1 those 8 are shown, in both nets alike, whose mean
 activation over the ten images is the largest. A map's colours go from its cut to its maximum; where
 less than 30 % of a map is above 0, less is shown. The nets are two of the study of convergence, a
-quarter of the paper's width, of seed 0.
+quarter of the paper's width; the picture is of seed 0.
 
 The numbers: for two images, the correlation (Pearson's) over the places of a map, averaged over
 all maps of mlpconv1; a map that is constant on an image counts as 0. This is averaged over the
@@ -19,7 +19,7 @@ import numpy as np
 from zoo import figures
 from zoo.studies import Table, convergence, drawing, hidden, spread
 
-SEEDS = 1
+SEEDS = 3
 RUNS = {
     "companions kept": convergence.RUNS["companions kept"],
     "without companions": convergence.RUNS["without companions"],
