@@ -50,7 +50,7 @@ ALLOWED = {
     ),
     # One rule for the folder.
     "studies": (
-        {"data", "figures", "layers", "predicting", "recipe", "studies", "training"},
+        {"data", "figures", "layers", "predicting", "recipe", "report", "studies", "training"},
         {"keras", "matplotlib", "numpy", "sklearn", "threadpoolctl"},
     ),
 }

@@ -300,7 +300,7 @@ def _one_line(box, prog):
     nearest = next((hint for hint in hints if "Perhaps you meant" in hint), "")
     nearest = nearest.replace("Perhaps you meant:", "").split()[:1]
     hint = f" Did you mean {nearest[0]}?" if nearest else ""
-    return f"{said.strip()}.{hint} See {prog} --help."
+    return f"{said.strip().rstrip('.')}.{hint} See {prog} --help."
 
 
 def _import_tensorflow():

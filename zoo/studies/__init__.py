@@ -7,7 +7,6 @@ runs. Runs of the same fields are shared between studies.
 """
 
 import ast
-import csv
 import functools
 import importlib
 import json
@@ -49,9 +48,9 @@ class Run:
     @functools.cached_property
     def history(self):
         """{column of metrics.csv: (epochs,) array, NaN where a cell is empty}."""
-        with open(self.folder / "metrics.csv", encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        return {key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]}
+        from zoo import report
+
+        return report.read_metrics(self.folder / "metrics.csv")
 
     def model(self):
         """The trained net, without companions."""
