@@ -58,7 +58,7 @@ def label(axes, x, y):
     axes.set_ylabel(y, fontsize=TEXT)
 
 
-def over_steps(axes, y, *, x="Steps of 128 images", ticks=5):
+def over_steps(axes, y, *, x="Steps", ticks=5):
     """Name the axes of something drawn over the steps of a training, from 0 on."""
     label(axes, x, y)
     axes.set_xlim(left=0)
