@@ -43,8 +43,8 @@ def preset(
     proportion.
 
     "modern" is the one to use: batch normalization, softmax, pooled heads, and a companion weight
-    of 0.3 that a cosine takes to zero. docs/results/README.md has what held-out images said of form,
-    weight and fade: no difference beyond that of the seeds.
+    of 0.3 that a cosine takes to zero. What held-out images said of form, weight and fade is in
+    docs/results/README.md: no difference beyond that of the seeds.
 
     Arguments:
         steps: of the whole training. epochs: what they are divided into.
