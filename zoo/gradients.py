@@ -22,14 +22,13 @@ class MeteredSGD(keras.optimizers.SGD):
             for index in range(len(variables))
         ]
 
-    def apply(self, grads, trainable_variables=None):
-        self.metered_steps.assign_add(1.0)
-        return super().apply(grads, trainable_variables)
-
     def update_step(self, gradient, variable, learning_rate):
         square = ops.mean(ops.square(ops.cast(gradient, "float32")))
         # The backend's own variable arrives here, and that of TensorFlow has no path.
-        self.squares[self._get_variable_index(variable)].assign_add(square)
+        index = self._get_variable_index(variable)
+        self.squares[index].assign_add(square)
+        if index == 0:
+            self.metered_steps.assign_add(1.0)
         super().update_step(gradient, variable, learning_rate)
 
     def read(self):
