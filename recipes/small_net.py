@@ -14,6 +14,8 @@ class Recipe(zoo.recipe.Recipe):
     data: str = "cifar10"
     epochs: int = 6
     steps_per_epoch: int = 200
+    # Accuracy on 10,000 held-out images, one seed: 40.4 % at 0.02, 42.5 % at 0.05, 40.6 % at 0.1;
+    # zoo train small_net --validation 0.2 --epochs 1 --steps-per-epoch 300 --learning-rate RATE
     learning_rate: float = 0.05
     examples: int = 0
     """How many training images, the classes in proportion; 0 for all."""

@@ -217,23 +217,23 @@ def _mlpconv(index, block, width, normalization, kernel_regularizer, linear_tap)
         yield MLPConv(filters[1:], 1, kernel_initializer=initializers[1:], **mlp)
 
 
+# What `nin_dsn` hands on to `DeeplySupervised`; its other arguments are those of `nin`.
+_SUPERVISION = (
+    *("companion_weight", "companion_loss", "threshold", "soft_weight", "temperature"),
+    *("decoders", "decoder_weight"),
+)
+
+
 def nin_dsn(
     input_shape=(32, 32, 3),
     classes=10,
     *,
-    companion_weight=0.3,
     companion_form="pool",
     companion_taps="mlpconv",
     companion_initializer="glorot_uniform",
     companion_regularizer=None,
-    companion_loss=None,
-    threshold=None,
-    soft_weight=0.0,
-    temperature=3.0,
-    decoders=None,
-    decoder_weight=1.0,
     name="nin_dsn",
-    **nin_arguments,
+    **arguments,
 ):
     """A `nin` whose hidden layers also learn from the labels, each by a companion head.
 
@@ -243,28 +243,25 @@ def nin_dsn(
     released code. Lee et al., Deeply-Supervised Nets, arXiv:1409.5185.
 
     Arguments:
-        companion_weight: of every companion's loss; a number or a schedule over training steps,
-            or one of either a layer, as in `DeeplySupervised`.
         companion_form: "pool" or "dense", as in `CompanionHead`.
         companion_taps: where they attach: "mlpconv", to the hidden mlpconv layers, or "conv", to
             the first convolution of every mlpconv layer, before its ReLU, as the released code.
         companion_initializer, companion_regularizer: of the heads' kernels.
-        companion_loss, threshold, soft_weight, temperature, decoders, decoder_weight: as in
-            `DeeplySupervised`.
-        nin_arguments: those of `nin`.
+        arguments: companion_weight, companion_loss, threshold, soft_weight, temperature, decoders
+            and decoder_weight are those of `DeeplySupervised`; all others those of `nin`.
 
     Raises:
         ValueError: for unknown taps, and as `nin` and `DeeplySupervised`.
     """
     if companion_taps not in ("mlpconv", "conv"):
         raise ValueError(f'companion_taps is "mlpconv" or "conv"; received {companion_taps!r}.')
+    supervision = {key: arguments.pop(key) for key in _SUPERVISION if key in arguments}
     if companion_taps == "conv":
-        nin_arguments["linear_taps"] = True
-    trunk = nin(input_shape, classes, name="trunk", **nin_arguments)
-    if companion_taps == "conv":
-        taps = [layer.name for layer in trunk.layers if isinstance(layer, layers.Conv2D)][:-1]
-    else:
-        taps = [layer.name for layer in trunk.layers if isinstance(layer, MLPConv)][:-1]
+        arguments["linear_taps"] = True
+    trunk = nin(input_shape, classes, name="trunk", **arguments)
+    # All but the last: the output classifies that one already, or it makes the class maps.
+    kind = layers.Conv2D if companion_taps == "conv" else MLPConv
+    taps = [layer.name for layer in trunk.layers if isinstance(layer, kind)][:-1]
     companions = {
         tap: CompanionHead(
             classes,
@@ -275,18 +272,7 @@ def nin_dsn(
         )
         for tap in taps
     }
-    return DeeplySupervised(
-        trunk,
-        companions,
-        companion_weight=companion_weight,
-        companion_loss=companion_loss,
-        threshold=threshold,
-        soft_weight=soft_weight,
-        temperature=temperature,
-        decoders=decoders,
-        decoder_weight=decoder_weight,
-        name=name,
-    )
+    return DeeplySupervised(trunk, companions, name=name, **supervision)
 
 
 def _as_list(preprocessing):

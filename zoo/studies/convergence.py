@@ -27,6 +27,7 @@ OFFICIAL_LOGS = {"without companions": "37.7", "companions kept": "61.4"}
 
 
 def show(finished):
+    """Test accuracy over the steps, and the steps to each of LEVELS."""
     figure, (axes,) = drawing.panels("CIFAR-10: test accuracy over the steps")
     rows = []
     for index, (label, runs) in enumerate(finished.items()):

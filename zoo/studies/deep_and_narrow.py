@@ -29,6 +29,7 @@ LAYERS = np.arange(1, 9)
 
 
 def show(finished):
+    """Test accuracy over the steps, and the first gradients of each layer."""
     any_run = next(iter(finished.values()))[0]
     steps, chance = any_run.history["step"], 100 / len(any_run.results["label_names"])
     figure, (left, right) = drawing.panels("MNIST: a net of 24 narrow convolutions", 2)

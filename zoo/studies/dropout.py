@@ -19,6 +19,7 @@ PAPER = {"no dropout": "14.51", "dropout 0.5": "10.41"}
 
 
 def show(finished):
+    """Training and test error over the steps, and the last of them."""
     figure, (axes,) = drawing.panels("CIFAR-10: error with dropout and without")
     rows = []
     without = drawing.final_errors(finished["no dropout"])

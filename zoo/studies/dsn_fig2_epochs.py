@@ -7,7 +7,8 @@ the first three are recalled, not read in the paper.
 
 Here: a quarter-width net with normalization, and a learning rate that a cosine takes to zero within
 the few steps shown. SVM is the one-vs-all squared hinge of the authors' code. The companions'
-weight falls to zero by a cosine too.
+weight falls to zero by a cosine too. A first attempt with nets without normalization was given up
+after 13 of its runs, whose test errors, 7 to 42 %, had been seen: 300 steps did not train them.
 """
 
 from zoo.studies import Table, drawing, spread
@@ -38,6 +39,7 @@ PAPER = {
 
 
 def show(finished):
+    """Test error over the steps, and the last of it beside the paper's."""
     figure, (axes,) = drawing.panels("MNIST: test error over the steps")
     rows = []
     for index, (label, runs) in enumerate(finished.items()):

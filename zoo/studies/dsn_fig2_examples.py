@@ -24,6 +24,7 @@ RUNS = {
 
 
 def show(finished):
+    """Test error by the number of examples, and DSN-SVM's gain over CNN-softmax."""
     errors = {
         method: [drawing.final_errors(finished[f"{method}, {n}"]) for n in EXAMPLES]
         for method in METHODS

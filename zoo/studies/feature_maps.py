@@ -28,6 +28,7 @@ SHOWN, TOP, PAIRED = 8, 0.3, 1_000
 
 
 def show(finished):
+    """The maps of both nets side by side, and how alike those of a class are."""
     _, test = next(iter(finished.values()))[0].datasets()
     images, labels = test.images[:PAIRED], test.labels[:PAIRED]
     chosen = np.unique(labels, return_index=True)[1]

@@ -21,6 +21,7 @@ WITHOUT = "without companions"
 
 
 def show(finished):
+    """Mean square gradients over the steps, and their ratios to those without companions."""
     figure, panels = drawing.panels(
         "CIFAR-10: mean square gradient by layer", len(LAYERS), sharey=True
     )

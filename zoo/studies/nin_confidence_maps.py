@@ -24,6 +24,7 @@ RUNS = {"without companions": convergence.RUNS["without companions"]}
 
 
 def show(finished):
+    """The confidence maps of ten images, and how often the true class has the largest."""
     (runs,) = finished.values()
     _, test = runs[0].datasets()
     maps = [hidden.outputs(run.model(), test.images, ["class_maps"])["class_maps"] for run in runs]

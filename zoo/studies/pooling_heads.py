@@ -38,6 +38,7 @@ PAPER = dict(zip(RUNS, (10.41, 11.59, 10.88, 16.46, 17.56, 15.99), strict=True))
 
 
 def show(finished):
+    """Test error of each head, ours and the paper's."""
     figure, (ours, paper) = drawing.panels("Heads of a NIN and a CNN", 2, height=3.0, sharey=True)
     rows = []
     for label in RUNS:

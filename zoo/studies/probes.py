@@ -22,6 +22,7 @@ FITTED = 5_000  # images
 
 
 def show(finished):
+    """What a linear probe of each layer gets right."""
     training, test = next(iter(finished.values()))[0].datasets()
     training = training.subset(min(FITTED, training.examples))
     baseline = probe(cells(training.images), training.labels, cells(test.images), test.labels)

@@ -20,6 +20,7 @@ OFFICIAL_LOGS = {"companions kept": "10.6", "companions removed": "9.65"}
 
 
 def show(finished):
+    """Test error over the steps, and the last of it beside the authors' logs."""
     figure, (axes,) = drawing.panels("CIFAR-10: test error over the steps")
     rows = []
     for index, (label, runs) in enumerate(finished.items()):

@@ -20,6 +20,7 @@ IMAGES = 1_000
 
 
 def show(finished):
+    """Test accuracy over the distance by which the images are moved."""
     _, test = next(iter(finished.values()))[0].datasets()
     images, labels = test.images[:IMAGES], test.labels[:IMAGES]
     figure, panels = drawing.panels("Accuracy on moved images", len(NETS), sharey=True)
