@@ -735,3 +735,98 @@ def test_the_name_of_a_data_set_means_the_data_set_and_a_path_the_folder(tmp_pat
         assert load(folder).image_shape == (4, 4, 1)
     monkeypatch.setattr(zoo.data, "_read_tfds", lambda name, *_: name)
     assert load("mnist") == "mnist"
+
+
+MOVED = Augmentation(shift=2, flip=True, jitter=0.1)
+
+
+def a_few(examples=7):
+    pixels = np.random.default_rng(0).integers(0, 256, (examples, 6, 6, 1), "uint8")
+    return ImageData("made", "train", pixels, np.arange(examples) % 3, tuple("abc"))
+
+
+def shown(data, steps, batch_size=4, **arguments):
+    """[(label, image), ...] of a stream of `data`, whose labels tell its images apart."""
+    batches = data.training_batches(batch_size, seed=3, augmentation=MOVED, **arguments)
+    return [
+        (int(label), image.numpy())
+        for images, labels in batches.take(steps)
+        for label, image in zip(labels, images, strict=True)
+    ]
+
+
+def each_its_own(examples=7):
+    """A class an image."""
+    data = a_few(examples)
+    names = tuple(map(str, range(examples)))
+    return ImageData("made", "train", data.images, np.arange(examples), names)
+
+
+def test_a_view_is_a_function_of_seed_image_and_number_alone():
+    data = each_its_own()
+    views = np.stack(list(data.views(2, 3, seed=3, augmentation=MOVED).unbatch()))
+    assert views.shape == (14, 6, 6, 1)
+    for batch_size in (1, 4, 9):
+        stream = shown(data, 40 // batch_size, batch_size, views=2)
+        for position, (label, image) in enumerate(stream):
+            view = position // 7 % 2
+            np.testing.assert_array_equal(image, views[7 * view + label])
+    assert not np.array_equal(views[:7], views[7:])
+    other = np.stack(list(data.views(2, 3, seed=4, augmentation=MOVED).unbatch()))
+    assert not np.array_equal(views, other)
+
+
+def test_a_stream_of_views_resumes_at_any_step():
+    data = each_its_own()
+    whole = shown(data, 9, views=3)
+    resumed = shown(data, 5, views=3, start_step=4)
+    for (label, image), (again, other) in zip(whole[16:], resumed, strict=True):
+        assert label == again
+        np.testing.assert_array_equal(image, other)
+
+
+def test_views_leave_the_order_of_the_images_alone():
+    data = each_its_own()
+    orders = [[label for label, _ in shown(data, 6, views=views)] for views in (None, 1, 4)]
+    assert orders[0] == orders[1] == orders[2]
+
+
+def test_without_views_each_pass_looks_different():
+    data = each_its_own()
+    first, second = (dict(shown(data, 7, 1, start_step=start)) for start in (0, 7))
+    assert first.keys() == second.keys()
+    assert any(not np.array_equal(first[label], second[label]) for label in first)
+
+
+def test_teacher_logits_follow_their_images_and_views():
+    data = each_its_own()
+    logits = np.arange(2 * 7 * 3).reshape(2, 7, 3).astype("float32")
+    batches = data.training_batches(4, seed=3, views=2, teacher_logits=logits)
+    for step, (_, y) in enumerate(batches.take(7)):
+        for place, (label, said) in enumerate(zip(y["labels"], y["teacher_logits"], strict=True)):
+            view = (4 * step + place) // 7 % 2
+            np.testing.assert_array_equal(said, logits[view, int(label)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"views": 0}, "views is a whole number"),
+        ({"views": 1, "teacher_logits": np.zeros((2, 7, 3))}, r"\(2, 7\); the data have \(1, 7\)"),
+        ({"views": 1, "teacher_logits": np.zeros((1, 8, 3))}, r"\(1, 8\); the data have \(1, 7\)"),
+    ],
+)
+def test_views_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(DataError, match=message):
+        a_few().training_batches(4, seed=0, **arguments)
+
+
+def test_classes_can_be_left_out():
+    data = a_few().without([1])
+    assert data.labels.tolist() == [0, 2, 0, 2, 0]
+    np.testing.assert_array_equal(data.images, a_few().images[[0, 2, 3, 5, 6]])
+    assert data.label_names == ("a", "b", "c")
+    with pytest.raises(DataError, match="no class 3 to leave out"):
+        a_few().without([3])
+    with pytest.raises(DataError, match="every label is"):
+        a_few().without([1, 2])

@@ -24,7 +24,13 @@ ALLOWED = {
     "losses": (set(), NUMERIC),
     "optimizers": (set(), NUMERIC),
     # TensorFlow knows the number of replicas; likewise in a function.
-    "deep_supervision": ({"losses"}, TENSORFLOW),
+    "knowledge": ({"losses"}, NUMERIC),
+    "objective": ({"losses"}, TENSORFLOW),
+    "deep_supervision": ({"objective"}, NUMERIC),
+    "distillation": ({"deep_supervision", "fingerprint", "objective"}, NUMERIC),
+    "fingerprint": (set(), {"numpy"}),
+    "specialists": (set(), NUMERIC | {"sklearn"}),
+    "teachers": ({"data", "distillation", "fingerprint", "layers", "preprocessing"}, TENSORFLOW),
     "models": ({"layers", "deep_supervision"}, NUMERIC),
     "gradients": (set(), NUMERIC),
     "presets": ({"losses", "optimizers"}, NUMERIC),
@@ -50,7 +56,8 @@ ALLOWED = {
     ),
     # One rule for the folder.
     "studies": (
-        {"data", "figures", "layers", "predicting", "recipe", "report", "studies", "training"},
+        {"data", "figures", "layers", "predicting", "recipe", "report", "specialists", "studies"}
+        | {"training"},
         {"keras", "matplotlib", "numpy", "sklearn", "threadpoolctl"},
     ),
 }

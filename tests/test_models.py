@@ -121,7 +121,60 @@ def test_nin_refuses(arguments, message):
         zoo.nin(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"classes": 1}, "classes=1"),
+        ({"hidden": (8, 0)}, r"\(8, 0\)"),
+        ({"dropout": 1}, "dropout"),
+        ({"input_dropout": -0.1}, "input_dropout"),
+        ({"max_norm": 0}, "max_norm"),
+    ],
+)
+def test_mlp_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        zoo.mlp(**arguments)
+
+
+def test_an_mlp_is_the_formula():
+    model = zoo.mlp((3, 2, 1), 4, hidden=(5, 6))
+    assert [w.shape for w in model.weights[::2]] == [(6, 5), (5, 6), (6, 4)]
+    images = np.random.default_rng(0).integers(0, 256, (7, 3, 2, 1)).astype("float32")
+    x = images.reshape(7, 6) / 255
+    (a, b), (c, d), (e, f) = (
+        model.get_layer(n).get_weights() for n in ("hidden1", "hidden2", "logits")
+    )
+    expected = np.maximum(np.maximum(x @ a + b, 0) @ c + d, 0) @ e + f
+    np.testing.assert_allclose(model.predict(images, verbose=0), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_dropout_of_an_mlp_is_of_pixels_and_of_hidden_units():
+    model = zoo.mlp((20, 20, 1), dropout=0.5, input_dropout=0.2)
+    images = np.full((8, 20, 20, 1), 255.0)
+    for name, rate in (("input_dropout", 0.2), ("dropout1", 0.5), ("dropout2", 0.5)):
+        layer = model.get_layer(name)
+        both = keras.Model(model.input, [layer.input, layer.output])  # of one pass
+        given, kept = both(images, training=True)
+        dropped = np.asarray(kept)[np.asarray(given) != 0] == 0
+        np.testing.assert_allclose(dropped.mean(), rate, atol=0.03)
+
+
+def test_the_incoming_weights_of_each_hidden_unit_are_limited():
+    model = zoo.mlp((4, 4, 1), 3, hidden=(6, 5), max_norm=0.5)
+    model.compile(keras.optimizers.SGD(1.0), LOSS)
+    rng = np.random.default_rng(0)
+    model.fit(rng.integers(0, 256, (32, 4, 4, 1)), rng.integers(0, 3, 32), epochs=3, verbose=0)
+    norms = [
+        np.linalg.norm(layer.kernel.numpy(), axis=0)
+        for layer in model.layers
+        if hasattr(layer, "kernel")
+    ]
+    assert all((norm < 0.5 + 1e-6).all() and norm.max() > 0.49 for norm in norms[:2])
+    assert norms[2].max() > 0.6
+
+
 MODELS = {
+    "mlp": lambda: zoo.mlp((8, 8, 1), 4, hidden=(32, 32)),
     "modern": lambda: zoo.nin((8, 8, 1), 4, width=0.25, dropout=0),
     "mnist without the last relu": lambda: zoo.nin(
         (8, 8, 1), 4, variant="mnist", width=0.5, dropout=0, final_relu=False

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+import zoo
 import zoo.data
 import zoo.recipe
 import zoo.training
@@ -26,8 +27,12 @@ def tiny(recipe, tmp_path):
         arrays[f"y_{split}"] = np.arange(2 * classes) % classes
     np.savez(tmp_path / "tiny.npz", **arrays)
     changes = {"data": str(tmp_path / "tiny.npz"), "epochs": 1, "batch_size": 8}
-    changes |= {"steps_per_epoch": 3, "width": 0.05}
-    return dataclasses.replace(recipe, **changes)
+    changes |= {"steps_per_epoch": 3, "width": 0.05, "units": 8}
+    fields = {field.name for field in dataclasses.fields(recipe)}
+    if "teachers" in fields:
+        zoo.mlp(shape, classes, hidden=(4,)).save(tmp_path / "teacher.keras")
+        changes["teachers"] = (str(tmp_path / "teacher.keras"),)
+    return dataclasses.replace(recipe, **{k: v for k, v in changes.items() if k in fields})
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -1,4 +1,4 @@
-"""One, two and four replicas train a deeply supervised net to the weights and logs of none."""
+"""One, two and four replicas train to the weights and logs of none: companions and teachers."""
 
 import json
 import os
@@ -17,11 +17,13 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 import keras
 import numpy as np
 from zoo import CompanionHead, CompanionDecay, DecodingHead, DeeplySupervised, LayerwiseSGD
-from zoo import OneVsAllSquaredHinge
+from zoo import Distiller, OneVsAllSquaredHinge, knowledge
 
 rng = np.random.default_rng(0)
 images = rng.integers(0, 256, (64, 8, 8, 1)).astype("float32")
 labels = rng.integers(0, 3, 64)
+logits = rng.normal(size=(64, 3)).astype("float32")
+sample_weight = rng.uniform(0, 2, 64).astype("float32")
 
 
 def deep(**arguments):
@@ -39,7 +41,27 @@ def deep(**arguments):
     return DeeplySupervised(trunk, heads, **arguments)
 
 
+def teacher(seed):
+    keras.utils.set_random_seed(seed)
+    x = inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(7, 3, strides=2, activation="relu", name="conv")(x)
+    x = keras.layers.Dropout(0.5)(keras.layers.BatchNormalization()(x))
+    return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
+
+
+def taught(**arguments):
+    return Distiller(student=deep(companion_weight=0.3), temperature=2.0, **arguments)
+
+
 # Made anew for each training: a layer belongs to the strategy that it was built under.
+DISTILLERS = {
+    "teacher and companions": lambda: taught(teacher=teacher(5), soft_companions=True),
+    "ensemble": lambda: taught(teacher=[teacher(5), teacher(6)], soft_weight=0.9),
+    "hint": lambda: taught(
+        teacher=teacher(5), knowledge=[knowledge.Hint("conv2", "conv", weight=0.5)]
+    ),
+    "cached targets": lambda: taught(),
+}
 CASES = {
     "weights and schedule": lambda: {
         "companion_weight": {"conv1": CompanionDecay(1.0, 5, 4), "conv2": 0.3}
@@ -64,7 +86,7 @@ def trained(case, replicas):
             devices, cross_device_ops=tf.distribute.ReductionToOneDevice()
         )
     with strategy.scope():
-        model = deep(**CASES[case]())
+        model = DISTILLERS[case]() if case in DISTILLERS else deep(**CASES[case]())
         rate = keras.optimizers.schedules.CosineDecay(0.05, 30)
         optimizer = LayerwiseSGD(
             rate, momentum=0.9, multipliers={"bias": 2.0, "_head": 0.5}, fresh_momentum_at=(10,)
@@ -72,12 +94,17 @@ def trained(case, replicas):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
         y = np.where(np.arange(64) % 5 == 2, -1, labels) if case == "decoders" else labels
-        history = model.fit(images, y, batch_size=16, epochs=5, shuffle=False, verbose=0).history
+        if case == "cached targets":
+            y = {"labels": labels, "teacher_logits": logits}
+        fitting = {"batch_size": 16, "epochs": 5, "shuffle": False, "verbose": 0}
+        if case in DISTILLERS:
+            fitting["sample_weight"] = sample_weight
+        history = model.fit(images, y, **fitting).history
     return [np.asarray(w, "float64") for w in model.get_weights()], history
 
 
 differences = {}
-for case in CASES:
+for case in [*CASES, *DISTILLERS]:
     weights, history = trained(case, 0)
     gates = [g for key, values in history.items() if key.endswith("_gate") for g in values]
     for replicas in (1, 2, 4):
@@ -98,7 +125,7 @@ def differences():
         [sys.executable, "-c", PROGRAM],
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=500,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
@@ -106,7 +133,13 @@ def differences():
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 4])
-@pytest.mark.parametrize("case", ["weights and schedule", "gate", "soft targets", "decoders"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("weights and schedule", "gate", "soft targets", "decoders"),
+        *("teacher and companions", "ensemble", "hint", "cached targets"),
+    ],
+)
 def test_replicas_train_to_the_same_weights_and_logs(differences, case, replicas):
     difference = differences[f"{case}, {replicas}"]
     assert difference["weights"] < 1e-6

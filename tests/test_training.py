@@ -33,15 +33,20 @@ class Recipe(zoo.recipe.Recipe):
     batch_size: int = 100
     precision: zoo.recipe.Precision = "float32"
     width: float = 0.05
+    taught: bool = False
 
     def augmentation(self):
         return zoo.data.Augmentation(shift=1)
 
     def model(self, data, steps):
         weight = keras.optimizers.schedules.CosineDecay(0.5, steps)
-        return zoo.nin_dsn(
+        net = zoo.nin_dsn(
             data.image_shape, data.classes, width=self.width, dropout=0.3, companion_weight=weight
         )
+        if not self.taught:
+            return net
+        teacher = zoo.mlp(data.image_shape, data.classes, hidden=(8,))
+        return zoo.Distiller(student=net, teacher=teacher, soft_companions=True)
 '''
 
 
@@ -106,14 +111,14 @@ def stop_after_progress(process, folder, number, rng):
 
 
 def test_a_run_killed_and_resumed_ends_with_the_bits_of_one_left_alone(file, tmp_path):
-    """Dropout, augmentation, batch normalization and a companion schedule; SIGKILL five times,
-    SIGINT and SIGTERM once each, at random moments."""
+    """Dropout, augmentation, batch normalization, a companion schedule and a teacher; SIGKILL five
+    times, SIGINT and SIGTERM once each, at random moments."""
     alone, killed = tmp_path / "alone", tmp_path / "killed"
-    undisturbed = start(file, alone)
+    undisturbed = start(file, alone, "--taught")
     rng = random.Random(time.time_ns())
     finished = False
     for number in [signal.SIGKILL] * 5 + [signal.SIGINT, signal.SIGTERM]:
-        code, output = stop_after_progress(start(file, killed), killed, number, rng)
+        code, output = stop_after_progress(start(file, killed, "--taught"), killed, number, rng)
         finished = code == 0
         if finished:  # a machine so fast that the run ended first; what came before still counts
             break
@@ -123,7 +128,7 @@ def test_a_run_killed_and_resumed_ends_with_the_bits_of_one_left_alone(file, tmp
             assert code == 128 + number, output
             assert "saved at step" in output
     if not finished:
-        process = start(file, killed)
+        process = start(file, killed, "--taught")
         output = process.communicate()[0]
         assert process.returncode == 0, output
         assert "Resumed" in output
@@ -200,6 +205,36 @@ def test_a_folder_with_another_run_is_refused(file, tmp_path):
     run(file, tmp_path, epochs=1)
     with pytest.raises(zoo.recipe.RecipeError, match=r"epochs=1, now 2.*--name"):
         run(file, tmp_path, epochs=2)
+
+
+def test_a_run_begun_before_its_recipe_had_a_field_goes_on_with_the_default(file, tmp_path):
+    folder = run(file, tmp_path, epochs=1)
+    record = json.loads((folder / "recipe.json").read_text())
+    del record["fields"]["steps_per_epoch"]
+    (folder / "recipe.json").write_text(json.dumps(record))
+    assert run(file, tmp_path, epochs=1) == folder
+    with pytest.raises(zoo.recipe.RecipeError, match=r"steps_per_epoch=0, now 2"):
+        run(file, tmp_path, epochs=1, steps_per_epoch=2)
+
+
+def test_a_run_is_not_resumed_with_another_teacher(file, tmp_path):
+    other = """
+def model(self, data, steps):
+    import keras
+    keras.utils.set_random_seed(self.teacher)
+    teacher = zoo.mlp(data.image_shape, data.classes, hidden=(4,))
+    return zoo.Distiller(student=zoo.mlp(data.image_shape, 10, hidden=(3,)), teacher=teacher)
+
+teacher = 1
+"""
+    variant(file, other)
+    folder = run(file, tmp_path, epochs=1)
+    results = json.loads((folder / "results.json").read_text())
+    assert len(results["teacher"]) == 1
+    (folder / "results.json").unlink()
+    variant(file, other.replace("teacher = 1", "teacher = 2"))
+    with pytest.raises(zoo.recipe.RecipeError, match="trained again"):
+        run(file, tmp_path, epochs=1)
 
 
 def test_two_processes_do_not_train_in_one_folder(file, tmp_path):

@@ -256,6 +256,7 @@ def _exit_code(error):
         return 1
     for module, name, code in (
         ("zoo.data", "DataError", 2),
+        ("zoo.teachers", "TeacherError", 2),
         ("zoo.serving", "ExportError", 2),
         ("zoo.training", "TrainingError", 1),
         ("zoo.checkpoint", "CheckpointError", 1),

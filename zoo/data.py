@@ -65,16 +65,27 @@ class Augmentation:
         """The largest translation, in pixels."""
         return self.pad_and_crop or self.shift
 
-    def apply(self, images, seed):
-        """Images (batch, h, w, c) -> float32 ones; `seed`, two integers, decides every change."""
-        moved = self._cropped(images, seed) if self.reach or self.flip else images
-        moved = tf.cast(moved, tf.float32)
-        return self._jittered(moved, seed) if self.jitter else moved
+    def draws(self, count, seed):
+        """(count, 7) random numbers; `seed`, two integers, decides them: every change of an image.
 
-    def _cropped(self, images, seed):
-        batch, height, width, _ = images.shape
+        Numbers in 0..1 (down, right, mirror), then in -jitter..jitter (turn, scale, down, right).
+        """
+        moves = tf.random.stateless_uniform((3, count, 1), seed)[..., 0]
+        seed = tf.random.experimental.stateless_fold_in(seed, 1)
+        jitters = tf.random.stateless_uniform((4, count), seed, -self.jitter, self.jitter)
+        return tf.transpose(tf.concat([moves, jitters], axis=0))
+
+    def apply(self, images, draws):
+        """Images (batch, h, w, c) -> float32 ones, changed as their draws (batch, 7) say."""
+        draws = tf.transpose(draws)
+        moved = self._cropped(images, draws[:3]) if self.reach or self.flip else images
+        moved = tf.cast(moved, tf.float32)
+        return self._jittered(moved, draws[3:]) if self.jitter else moved
+
+    def _cropped(self, images, draws):
+        _, height, width, _ = images.shape
         reach = self.reach
-        draws = tf.random.stateless_uniform((3, batch, 1), seed)
+        draws = draws[..., tf.newaxis]
         down, right = tf.unstack(tf.cast(draws[:2] * (2 * reach + 1), tf.int32))
         rows, columns = tf.range(height), tf.range(width)
         mirrored = draws[2] < (0.5 if self.flip else 0.0)
@@ -88,10 +99,8 @@ class Augmentation:
         cropped = tf.gather(padded, rows, axis=1, batch_dims=1)
         return tf.gather(cropped, columns, axis=2, batch_dims=1)
 
-    def _jittered(self, images, seed):
-        batch, height, width, _ = images.shape
-        seed = tf.random.experimental.stateless_fold_in(seed, 1)
-        draws = tf.random.stateless_uniform((4, batch), seed, -self.jitter, self.jitter)
+    def _jittered(self, images, draws):
+        height, width = images.shape[1:3]
         return _affine(images, 2 * draws[0], 1 + draws[1], height * draws[2], width * draws[3])
 
 
@@ -187,7 +196,16 @@ class ImageData:
         starts = tf.data.Dataset.range(0, self.examples, batch_size)
         return starts.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
-    def training_batches(self, batch_size, *, seed, start_step=0, augmentation=Augmentation()):
+    def training_batches(
+        self,
+        batch_size,
+        *,
+        seed,
+        start_step=0,
+        augmentation=Augmentation(),
+        views=None,
+        teacher_logits=None,
+    ):
         """An endless stream: (batch_size, h, w, c) float32 in 0..255, (batch_size,) int64 labels.
 
         The stream is one shuffled pass over the images after another, cut into full batches, so an
@@ -195,16 +213,31 @@ class ImageData:
         depends on (seed, k) alone: `start_step=k` continues exactly where k steps would have led.
         The order of the images does not depend on the batch size.
 
+        Arguments:
+            views: how many ways the augmentation shows each image in all, 1 or more: pass p shows
+                view p modulo `views`, the same of all batch sizes. None for another way each time.
+            teacher_logits: (views, examples, ...), what a teacher said of each image as that view
+                shows it. The labels are then {"labels": ..., "teacher_logits": (batch_size, ...)}.
+
         Raises:
-            DataError: for a batch size below 1, a negative step or seed, or a translation that
-                could move the whole image out of view.
+            DataError: for a batch size or number of views below 1, a negative step or seed,
+                logits of other images, or a translation that could move the whole image out of
+                view.
         """
         batch_size = _integer("batch_size", batch_size, at_least=1)
         start_step = _integer("start_step", start_step, at_least=0)
         seed = _integer("seed", seed, at_least=0)
-        if augmentation.reach >= min(self.image_shape[:2]):
-            raise DataError(f"{augmentation} can move all of a {self.image_shape} image away.")
+        self._check(augmentation)
+        if views is not None:
+            views = _integer("views", views, at_least=1)
+        if teacher_logits is not None and teacher_logits.shape[:2] != (views, self.examples):
+            raise DataError(
+                f"teacher_logits are of (views, images) {teacher_logits.shape[:2]}; the data have "
+                f"({views}, {self.examples})."
+            )
         images, labels = self._tensors()
+        with tf.device("CPU:0"):
+            logits = None if teacher_logits is None else tf.constant(teacher_logits)
         first_pass, offset = divmod(start_step * batch_size, self.examples)
 
         # Sorting random keys costs 6 ms for 50,000 images. tf.random.experimental.index_shuffle
@@ -214,20 +247,76 @@ class ImageData:
             keys = tf.random.stateless_uniform(
                 (self.examples,), (seed, 2 * number), minval=None, maxval=None, dtype=tf.int64
             )
-            return tf.argsort(keys)[tf.where(number == first_pass, offset, 0) :]
+            order = tf.argsort(keys)[tf.where(number == first_pass, offset, 0) :]
+            if views is None:
+                return order
+            view = number % views
+            draws = tf.gather(self._draws(augmentation, seed, view), order)
+            return order, tf.fill(tf.shape(order), view), draws
 
-        def batch(step, indices):
+        def batch(step, indices, view=None, draws=None):
             chosen = tf.gather(images, indices)
-            return augmentation.apply(chosen, (seed, 2 * step + 1)), tf.gather(labels, indices)
+            if draws is None:
+                draws = augmentation.draws(batch_size, (seed, 2 * step + 1))
+            targets = tf.gather(labels, indices)
+            if logits is not None:
+                said = tf.gather_nd(logits, tf.stack([view, tf.cast(indices, view.dtype)], axis=1))
+                targets = {"labels": targets, "teacher_logits": said}
+            return augmentation.apply(chosen, draws), targets
+
+        def shown(step, order):
+            return batch(step, *order) if isinstance(order, tuple) else batch(step, order)
 
         steps = tf.data.Dataset.counter(start_step)
         order = tf.data.Dataset.counter(first_pass).map(shuffled)
         order = order.rebatch(batch_size, drop_remainder=True)
         return (
             tf.data.Dataset.zip(steps, order)
-            .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .map(shown, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             .prefetch(tf.data.AUTOTUNE)
         )
+
+    def views(self, views, batch_size, *, seed, augmentation=Augmentation()):
+        """Batches of float32 images, in order: view 0 of all of them, then view 1 of all, ...
+
+        The views that `training_batches` shows: (examples, h, w, c) each, the last batch of a view
+        holding what remains.
+        """
+        self._check(augmentation)
+        images, _ = self._tensors()
+
+        def batches(view):
+            draws = self._draws(augmentation, seed, view)
+            starts = tf.data.Dataset.range(0, self.examples, batch_size)
+
+            def batch(start):
+                part = slice(start, start + batch_size)
+                return augmentation.apply(images[part], draws[part])
+
+            return starts.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+
+        return tf.data.Dataset.range(views).flat_map(batches).prefetch(tf.data.AUTOTUNE)
+
+    def _draws(self, augmentation, seed, view):
+        # Passes and steps, which have the smaller numbers, never come so far.
+        return augmentation.draws(self.examples, (seed, view + 2**40))
+
+    def _check(self, augmentation):
+        if augmentation.reach >= min(self.image_shape[:2]):
+            raise DataError(f"{augmentation} can move all of a {self.image_shape} image away.")
+
+    def without(self, classes):
+        """The images of all other classes; the classes themselves stay, with no image.
+
+        Raises:
+            DataError: for a class that there is not, or if fewer than two classes have images.
+        """
+        for each in classes:
+            if not 0 <= each < self.classes:
+                raise DataError(
+                    f"{self.name} has no class {each!r} to leave out: 0 to {self.classes - 1}."
+                )
+        return self._take(np.flatnonzero(~np.isin(self.labels, list(classes))))
 
     def holdout(self, fraction, seed=0):
         """Two sets, (training, validation); validation takes `fraction` of each class, rounded.

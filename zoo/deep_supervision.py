@@ -9,7 +9,7 @@ import threading
 import keras
 from keras import layers, ops
 
-from zoo.losses import soft_target_loss
+from zoo.objective import Mean, SoftTargets, loss_object, replicas, sum_over_replicas
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -164,15 +164,16 @@ class DeeplySupervised(keras.Model):
     # Keras has these two once a backend, with different arguments; all call the model and then
     # `compute_loss` and `compute_metrics`, which take what `call` gives meanwhile.
     def train_step(self, *args, **kwargs):
-        with self._companions():
+        with self.with_companions():
             return super().train_step(*args, **kwargs)
 
     def test_step(self, *args, **kwargs):
-        with self._companions():
+        with self.with_companions():
             return super().test_step(*args, **kwargs)
 
     @contextlib.contextmanager
-    def _companions(self):
+    def with_companions(self):
+        """Meanwhile `call` gives all that `objective` is made of."""
         self._with_companions.wanted = True
         try:
             yield
@@ -180,24 +181,35 @@ class DeeplySupervised(keras.Model):
             self._with_companions.wanted = False
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        def stock(y, output, sample_weight):
+            return super(DeeplySupervised, self).compute_loss(x, y, output, sample_weight, training)
+
         if not isinstance(y_pred, dict):
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
+            return stock(y, y_pred, sample_weight)
+        return self.objective(self.loss, stock, y, y_pred, sample_weight)
+
+    def objective(self, compiled_loss, stock, y, y_pred, sample_weight):
+        """Equation 3, for whatever model trains this one.
+
+        `compiled_loss` is what that model was compiled with, `stock(y, output, sample_weight)` its
+        objective of the output alone, regularizers included, and `y_pred` what `call` gives.
+        """
         output = y_pred["output"]
         examples = ops.cast(ops.shape(output)[0], "float32")
         y, label_weight, labelled = self._labels(y, output, sample_weight)
         labelled = examples if labelled is None else labelled
-        replicas = _replicas()
+        shares = replicas()
 
         def log(name, loss, counted=examples):
             # Keras has divided the loss by all examples and by the number of replicas.
-            mean = ops.divide_no_nan(loss * examples * replicas, counted)
+            mean = ops.divide_no_nan(loss * examples * shares, counted)
             self._logs[name].update_state(mean, sample_weight=counted)
 
-        objective = super().compute_loss(x, y, output, label_weight, training)
-        output_loss = _loss_object(self.loss)
+        objective = stock(y, output, label_weight)
+        output_loss = loss_object(compiled_loss)
         log("output_loss", output_loss(y, output, sample_weight=label_weight), labelled)
-        companion_loss = _loss_object(self.companion_loss or self.loss)
-        soft_loss = _SoftTargets(self.temperature)
+        companion_loss = loss_object(self.companion_loss or compiled_loss)
+        soft_loss = SoftTargets(self.temperature)
         for layer, scores in zip(self.companions, y_pred["companions"], strict=True):
             loss = companion_loss(y, scores, sample_weight=label_weight)
             log(f"{layer}_loss", loss, labelled)
@@ -205,22 +217,21 @@ class DeeplySupervised(keras.Model):
                 soft = soft_loss(output, scores, sample_weight=sample_weight)
                 log(f"{layer}_soft_target_error", soft)
                 loss = (1 - self.soft_weight) * loss + self.soft_weight * soft
-            weight = self._weight_now(self.companion_weight[layer])
-            objective = objective + weight * self._bracket(layer, loss, replicas)
+            objective = objective + self.weight_now(layer) * self._bracket(layer, loss)
         for layer, errors in zip(self.decoders, y_pred["errors"], strict=True):
-            error = _Mean()(errors, errors, sample_weight=sample_weight)
+            error = Mean()(errors, errors, sample_weight=sample_weight)
             log(f"{layer}_decoding_error", error)
             objective = objective + self._weight_now(self.decoder_weight[layer]) * error
         return objective
 
-    def _bracket(self, layer, loss, replicas):
+    def _bracket(self, layer, loss):
         """[||w||^2 + l - threshold]_+ of equation 3; of several replicas, this one's share."""
         regularization = sum(ops.sum(each) for each in self.companions[layer].losses)
-        value = loss + (regularization - self.threshold.get(layer, 0.0)) / replicas
+        value = loss + (regularization - self.threshold.get(layer, 0.0)) / replicas()
         if layer not in self.threshold:
             return value
         # The whole batch decides, not each replica about its own part.
-        on = _sum_over_replicas(ops.stop_gradient(value)) > 0
+        on = sum_over_replicas(ops.stop_gradient(value)) > 0
         self._logs[f"{layer}_gate"].update_state(ops.cast(on, "float32"))
         return ops.where(on, value, ops.zeros_like(value))
 
@@ -246,6 +257,15 @@ class DeeplySupervised(keras.Model):
             y, known, _ = self._labels(y, output, None)
             output = self._mask([output, known > 0])
         return super().compute_metrics(x, y, output, sample_weight)
+
+    def weight_now(self, layer):
+        """The weight of a companion at this step."""
+        return self._weight_now(self.companion_weight[layer])
+
+    @property
+    def head_metrics(self):
+        """What is logged of every head."""
+        return list(self._logs.values())
 
     def _weight_now(self, weight):
         # `call` has counted the running step already: the first one uses the schedule's value at 0.
@@ -339,42 +359,6 @@ def _decoded(model, decoder):
     return _output_of(model, decoder.of)
 
 
-def _loss_object(loss):
-    """A `keras.losses.Loss`: those scale themselves under a distribution strategy."""
-    if loss is None or isinstance(loss, (dict, list, tuple)):
-        raise ValueError(f"Compile with one loss, for all heads alike; received loss={loss!r}.")
-    loss = keras.losses.get(loss)
-    return loss if isinstance(loss, keras.losses.Loss) else _FunctionLoss(loss)
-
-
-class _FunctionLoss(keras.losses.Loss):
-    def __init__(self, function):
-        super().__init__(name="head_loss")  # "<lambda>" is no name for a TensorFlow scope
-        self.function = function
-
-    def call(self, y_true, y_pred):
-        return self.function(y_true, y_pred)
-
-
-class _SoftTargets(keras.losses.Loss):
-    def __init__(self, temperature):
-        super().__init__(name="soft_targets")
-        self.temperature = temperature
-
-    def call(self, y_true, y_pred):
-        return soft_target_loss(y_pred, y_true, self.temperature)
-
-
-class _Mean(keras.losses.Loss):
-    """Of values that are losses already, as Keras weighs, averages and distributes losses."""
-
-    def __init__(self):
-        super().__init__(name="mean")
-
-    def call(self, y_true, y_pred):
-        return y_pred
-
-
 class _Mask(layers.Layer):
     """Attach a Keras mask, which the metrics of Keras honour: [scores, mask] -> scores."""
 
@@ -383,22 +367,3 @@ class _Mask(layers.Layer):
 
     def compute_mask(self, inputs, previous_mask):
         return inputs[1]
-
-
-def _replicas():
-    """What a Keras loss was divided by under a tf.distribute strategy, and a log must undo."""
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def _sum_over_replicas(value):
-    if _replicas() == 1:
-        return value
-    import tensorflow as tf
-
-    replica = tf.distribute.get_replica_context()
-    # None while Keras builds the model outside of a replica, where values do not matter.
-    return value if replica is None else replica.all_reduce(tf.distribute.ReduceOp.SUM, value)

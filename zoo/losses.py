@@ -66,43 +66,77 @@ def multiclass_squared_hinge(labels, scores):
 def soft_target_loss(student_logits, teacher_logits, temperature):
     """How far a student's softened probabilities are from those of a teacher.
 
-    Two (batch, classes) -> (batch,), float32, in nats, 0 where the logits are equal:
-    T^2 KL(softmax(teacher / T) || softmax(student / T)), T the temperature. The factor keeps the
-    gradient with respect to the student's logits, T (softmax(student / T) - softmax(teacher / T)),
-    of one size at all temperatures; at high ones it nears (student - teacher) / classes for logits
-    of mean zero. The teacher gets no gradient. Hinton, Vinyals and Dean, arXiv:1503.02531,
-    sections 2 and 2.1.
+    Two (..., classes) -> (...), float32, in nats, 0 where the logits are equal; of two
+    (batch, classes) one value an example: T^2 KL(softmax(teacher / T) || softmax(student / T)),
+    T the temperature. The factor keeps the gradient with respect to the student's logits,
+    T (softmax(student / T) - softmax(teacher / T)), of one size at all temperatures; at high ones
+    it nears (student - teacher) / classes for logits of mean zero. The teacher gets no gradient.
+    Hinton, Vinyals and Dean, arXiv:1503.02531, sections 2 and 2.1.
 
     Raises:
         ValueError: for a temperature that is not a finite number > 0, or logits whose shapes are
-            not (batch, classes) alike.
+            not (batch, ..., classes) alike, of two classes or more.
     """
     if not 0 < temperature < math.inf:
         raise ValueError(f"The temperature is a finite number > 0; received {temperature!r}.")
-    student, teacher = _scores(student_logits), _scores(teacher_logits)
-    if len(student.shape) != len(teacher.shape) or _differ(student.shape, teacher.shape):
+    student, teacher = (ops.convert_to_tensor(each) for each in (student_logits, teacher_logits))
+    alike = len(student.shape) == len(teacher.shape) and not _differ(student.shape, teacher.shape)
+    if not alike or len(student.shape) < 2 or (student.shape[-1] or 0) < 2:
         raise ValueError(
             f"The student's logits are of shape {tuple(student.shape)}, the teacher's of "
-            f"{tuple(teacher.shape)}; both are (batch, classes), of the same classes."
+            f"{tuple(teacher.shape)}; both are (batch, classes), of the same two classes or more."
         )
+    student, teacher = ops.cast(student, "float32"), ops.cast(teacher, "float32")
     log_student = ops.log_softmax(student / temperature)
     log_teacher = ops.stop_gradient(ops.log_softmax(teacher / temperature))
     divergence = ops.sum(ops.exp(log_teacher) * (log_teacher - log_student), axis=-1)
     return temperature**2 * divergence
 
 
+def smoothed_softmax_cross_entropy(labels, scores, smoothing):
+    """Label smoothing: the cross-entropy with labels that a uniform teacher has softened.
+
+    Labels (batch,), (batch, 1) or (batch, classes), scores (batch, classes) -> (batch,), float32:
+    (1 - w) L(labels, p) + w L(u, p), where w is the smoothing, p = softmax(scores), u gives every
+    class the same probability and L is `softmax_cross_entropy`. So it is distillation at
+    temperature 1 from a teacher that knows nothing. Szegedy et al., arXiv:1512.00567, section 7.
+
+    Raises:
+        ValueError: for a smoothing out of 0..1, or labels that do not fit the scores.
+    """
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"smoothing is a share in 0..1; received {smoothing!r}.")
+    targets, scores = _targets_and_scores(labels, scores)
+    softened = (1 - smoothing) * targets + smoothing / scores.shape[-1]
+    return -ops.sum(softened * ops.log_softmax(scores), axis=-1)
+
+
 @keras.saving.register_keras_serializable("zoo")
 class SoftmaxCrossEntropy(keras.losses.Loss):
     """`softmax_cross_entropy` for `Model.compile`: Keras weighs the examples and reduces.
 
-    Arguments and errors are those of `keras.losses.Loss`, and of the function.
+    With `smoothing`, in 0..1, it is `smoothed_softmax_cross_entropy`. The other arguments are those
+    of `keras.losses.Loss`; errors are those of the functions.
     """
 
-    def __init__(self, reduction="sum_over_batch_size", name="softmax_cross_entropy", dtype=None):
+    def __init__(
+        self,
+        reduction="sum_over_batch_size",
+        name="softmax_cross_entropy",
+        dtype=None,
+        *,
+        smoothing=0.0,
+    ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.smoothing = smoothing
 
     def call(self, y_true, y_pred):
-        return softmax_cross_entropy(y_true, y_pred)
+        if not self.smoothing:
+            return softmax_cross_entropy(y_true, y_pred)
+        return smoothed_softmax_cross_entropy(y_true, y_pred, self.smoothing)
+
+    def get_config(self):
+        return {**super().get_config(), "smoothing": self.smoothing}
 
 
 @keras.saving.register_keras_serializable("zoo")

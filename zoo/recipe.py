@@ -79,6 +79,15 @@ class Recipe:
 
         return Augmentation()
 
+    def training_batches(self, data, start_step):
+        """The endless stream to train on, from a step on: (batch of images, their labels)."""
+        return data.training_batches(
+            self.batch_size,
+            seed=self.seed,
+            start_step=start_step,
+            augmentation=self.augmentation(),
+        )
+
     def model(self, data, steps):
         """A built Keras model, raw pixels -> logits, for this `ImageData` and so many steps."""
         raise RecipeError(f"{type(self).__module__} has no method `model`: what does it train?")

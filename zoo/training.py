@@ -71,7 +71,7 @@ def train(
     folder = Path(runs) / Path(file).stem / (name or _name(recipe))
     with _locked(folder), Progress(console) as progress:
         record = _record(recipe, file)
-        _refuse_other_run(folder, record)
+        _refuse_other_run(folder, record, dataclasses.asdict(type(recipe)()))
         if (folder / "results.json").exists():
             progress.say(f"{folder} is complete; choose another --name to train again.")
             return folder
@@ -117,7 +117,7 @@ class _Session:
             self.model = recipe.model(training, steps)
         except ValueError as error:  # of a factory that was given what it cannot use
             raise RecipeError(f"{type(recipe).__module__}: {error}") from error
-        self.shipped = getattr(self.model, "trunk", self.model)
+        self.shipped = _shipped(self.model)
         classes = self.shipped.output_shape[-1]
         if classes != training.classes:
             raise RecipeError(
@@ -144,6 +144,11 @@ class _Session:
         return [*self.model.variables, *self.model.optimizer.variables]
 
     @property
+    def teacher(self):
+        """The fingerprints of those whom a `Distiller` learns from; else None."""
+        return getattr(self.model, "teacher_fingerprint", None)
+
+    @property
     def checkpoints(self):
         return self.folder / "checkpoints"
 
@@ -153,6 +158,11 @@ class _Session:
         if meta:
             self.position, self.history = meta["position"], meta["history"]
             self.memory, self.metrics = meta["callbacks"], meta["metrics"]
+            if meta.get("teacher") != self.teacher:
+                raise RecipeError(
+                    f"{self.folder} was begun with the teacher {meta.get('teacher')}, which now is "
+                    f"{self.teacher}: it was trained again. Choose another --name."
+                )
             self.position["resumed"] += 1
             self.progress.say(f"Resumed {self.folder} at step {self.position['step']}.")
         for commit in damaged:
@@ -175,12 +185,7 @@ class _Session:
         tensorboard = keras.callbacks.TensorBoard(self.folder / "tensorboard", write_graph=False)
         with _stop_signals() as stop:
             self.model.fit(
-                self.training.training_batches(
-                    recipe.batch_size,
-                    seed=recipe.seed,
-                    start_step=self.position["step"],
-                    augmentation=recipe.augmentation(),
-                ),
+                recipe.training_batches(self.training, self.position["step"]),
                 initial_epoch=self.position["epoch"],
                 epochs=recipe.epochs,
                 steps_per_epoch=self.steps_an_epoch,
@@ -228,6 +233,7 @@ class _Session:
             "history": self.history,
             "callbacks": callbacks,
             "metrics": metrics,
+            "teacher": self.teacher,
         }
         try:
             checkpoint.save(self.checkpoints, self.position["step"], self.variables, meta)
@@ -263,11 +269,13 @@ class _Session:
             "seconds": self.position["seconds"],
             "parameters": model.count_params(),
             "label_names": self.names,
+            "teacher": self.teacher,
             "warnings": self.position["warnings"],
             "resumed": self.position["resumed"],
         }
-        if isinstance(self.model, DeeplySupervised):
-            results["exits"] = self.exits()
+        supervised = getattr(self.model, "student", self.model)
+        if isinstance(supervised, DeeplySupervised):
+            results["exits"] = self.exits(supervised)
         _write_metrics(self.folder / "metrics.csv", self.history)
         # Written last but for the page, which can be drawn again: its presence says "complete".
         _write_json(self.folder / "results.json", results)
@@ -280,9 +288,9 @@ class _Session:
             f"{results['seconds']:.0f} s of training"
         )
 
-    def exits(self):
+    def exits(self, model):
         """{layer, or "output": accuracy of its classifier}."""
-        logits = self.model.exits(self.judging.images)
+        logits = model.exits(self.judging.images)
         labels = self.judging.labels
         return {k: float((v.argmax(axis=1) == labels).mean()) for k, v in logits.items()}
 
@@ -300,6 +308,13 @@ class _Session:
     @property
     def names(self):
         return [str(name) for name in self.training.label_names]
+
+
+def _shipped(model):
+    """Without what only trains it: a Distiller's student, a DeeplySupervised's trunk."""
+    for within in ("student", "trunk"):
+        model = getattr(model, within, model)
+    return model
 
 
 class _ShortFirstEpoch(keras.callbacks.Callback):
@@ -492,12 +507,13 @@ def _record(recipe, file):
     }
 
 
-def _refuse_other_run(folder, record):
-    """A folder belongs to the fields that it was begun with."""
+def _refuse_other_run(folder, record, defaults):
+    """A folder belongs to the fields that it was begun with; later ones had their defaults."""
     path = folder / "recipe.json"
     if not path.exists():
         return
     begun, now = json.loads(path.read_text(encoding="utf-8"))["fields"], record["fields"]
+    begun = {**json.loads(json.dumps(defaults)), **begun}
     differing = sorted(key for key in {*begun, *now} if begun.get(key) != now.get(key))
     if differing:
         told = ", ".join(f"{k}={begun.get(k)!r}, now {now.get(k)!r}" for k in differing)

@@ -1,0 +1,45 @@
+"""Born-again nets on 8x8 digits: each generation is taught by the one before; not measured."""
+
+from dataclasses import dataclass
+
+import zoo
+import zoo.recipe
+
+
+@dataclass(frozen=True)
+class Recipe(zoo.recipe.Recipe):
+    """The student is the teacher's twin. Furlanello et al., arXiv:1805.04770.
+
+    zoo train digits_born_again; then --generation 1, --generation 2, ...
+    """
+
+    data: str = "digits"
+    epochs: int = 60
+    precision: zoo.recipe.Precision = "float32"
+    width: float = 0.25
+    """Factor on the widths of the CIFAR-10 net."""
+    generation: int = 0
+    """0 learns from labels alone."""
+    teacher: str = ""
+    """A run folder or .keras file; by default the run of the generation before, with this seed."""
+    temperature: float = 2.0
+    soft_weight: float = 0.5
+    """The share of the soft targets; the labels have the rest."""
+
+    def model(self, data, steps):
+        net = zoo.nin(data.image_shape, data.classes, width=self.width)
+        if self.generation == 0:
+            return net
+        from zoo import teachers
+
+        return zoo.Distiller(
+            student=net,
+            teacher=teachers.load(self.teacher or self._generation_before()),
+            temperature=self.temperature,
+            soft_weight=self.soft_weight,
+        )
+
+    def _generation_before(self):
+        seed = [f"seed={self.seed}"] if self.seed else []
+        before = [f"generation={self.generation - 1}"] if self.generation > 1 else []
+        return f"runs/digits_born_again/{','.join([*seed, *before]) or 'default'}"

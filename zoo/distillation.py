@@ -1,0 +1,658 @@
+"""Distillation (arXiv:1503.02531): a student that learns what its teachers say of each example."""
+
+import contextlib
+import difflib
+import math
+import re
+import threading
+from typing import NamedTuple
+
+import keras
+from keras import layers, ops
+
+from zoo.deep_supervision import DeeplySupervised
+from zoo.fingerprint import fingerprint
+from zoo.objective import Mean, SoftTargets, replicas
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Distiller(keras.Model):
+    """A student that learns from labels and from the soft targets of a teacher.
+
+    Examples -> the student's logits. `fit` minimizes
+
+        (1 - soft_weight) L + soft_weight `soft_target_loss` + sum of weight x knowledge
+
+    plus the student's regularization, where L is the compiled loss of the student's output; of
+    examples without labels (`y=None`) L is left out and the soft targets have the whole weight.
+    The teacher only predicts: it runs once a step, without dropout and outside of the gradient, and
+    neither it nor its file is changed. `evaluate` and `predict` are the student's, who may ship as
+    `.student`: an ordinary model. With `soft_weight=0` and no knowledge, the numbers are those of
+    the student trained alone. Hinton, Vinyals and Dean, arXiv:1503.02531, section 2.
+
+        distiller = zoo.Distiller(student=small, teacher=large, temperature=4, soft_weight=0.9)
+        distiller.compile("adam", zoo.SoftmaxCrossEntropy(), metrics=["accuracy"])
+        distiller.fit(images, labels)
+
+    The logs have `label_loss`, `soft_target_loss` and the loss of each knowledge, unweighted.
+    Saved are the student, the connectors of the knowledge and the optimizer, and the teacher's
+    fingerprint; after loading, `distiller.learn_from(large)` gives it back.
+
+    Arguments:
+        student: a built Keras model that gives logits, (batch, classes) or (batch, ..., classes),
+            or a structure of such. One logit is taken as that of the second of two classes. A
+            `DeeplySupervised` student keeps its companions.
+        teacher: a Keras model, or a list of them: an ensemble, whose probabilities at the
+            temperature are averaged. None if the soft targets come with the data, in the place of
+            the labels: `{"labels": y, "teacher_logits": logits}` (see `zoo.teachers.cache`). For a
+            teacher of other images put in front what makes them:
+            `keras.Sequential([keras.layers.Resizing(64, 64), teacher])`.
+        temperature: of the soft targets, above 0.
+        soft_weight: in 0..1, the share of the soft targets. The paper found a "considerably lower
+            weight" of the labels best.
+        knowledge: objects of `zoo.knowledge`: what else the teacher teaches.
+        soft_companions: the companions of a `DeeplySupervised` student learn the soft targets too,
+            (1 - soft_weight) l_m + soft_weight `soft_target_loss`, in the place of l_m.
+        class_map: {class of the student: class of the teacher}, where their classes differ. The
+            soft targets are then of these classes alone.
+        agreement: `evaluate` also runs the teacher, and logs `teacher_agreement` (the share of
+            examples of which both name the same class first) and `teacher_divergence`
+            (KL(teacher || student) in nats, at temperature 1).
+
+    Raises:
+        ValueError: for a temperature, soft_weight or class_map out of range, a student that is not
+            built, a teacher that shares weights with it, gives probabilities, takes other examples
+            or has other classes, or knowledge of a layer that does not exist or fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        student,
+        teacher=None,
+        temperature=4.0,
+        soft_weight=0.5,
+        knowledge=(),
+        soft_companions=False,
+        class_map=None,
+        agreement=False,
+        name=None,
+        **kwargs,
+    ):
+        # The examples go to student and teacher as they come: a cast to the student's type here
+        # would not happen without the distiller.
+        super().__init__(name=name, autocast=False, **kwargs)
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"The temperature is a finite number > 0; received {temperature!r}.")
+        if not 0 <= soft_weight <= 1:
+            raise ValueError(f"soft_weight is a share in 0..1; received {soft_weight!r}.")
+        _check_gives_logits("student", student)
+        if soft_companions and not isinstance(student, DeeplySupervised):
+            raise ValueError(
+                "soft_companions are those of a DeeplySupervised student; received a "
+                f"{type(student).__name__}."
+            )
+        self.student = student
+        self.temperature, self.soft_weight = temperature, soft_weight
+        self.knowledge = list(knowledge)
+        self.soft_companions = soft_companions
+        self.class_map = (
+            None if class_map is None else {int(k): int(class_map[k]) for k in class_map}
+        )
+        self.agreement = agreement
+        self.teacher_fingerprint = None
+        # Plain objects, into which Keras does not look for layers of this model.
+        self._student = _Watched(student, _wanted(self.knowledge, "student_layers"))
+        self._teachers = _Teachers([], ())
+        if teacher is not None:
+            self.learn_from(teacher)
+
+        def trackers(*names):
+            return {each: keras.metrics.Mean(name=each) for each in names}
+
+        self._named = _named(self.knowledge)
+        parts = [("label_loss", soft_weight < 1), ("soft_target_loss", soft_weight > 0)]
+        self._logs = trackers(*(part for part, there in parts if there), *self._named)
+        self._comparison = trackers(*(_COMPARISON if agreement else ()))
+        self._in_step = threading.local()
+        self._evaluating = False
+        self.built = True
+
+    @property
+    def teacher(self):
+        """The model, or the list of models, that teaches; None if the data bring soft targets."""
+        models = list(self._teachers.models)
+        return models[0] if len(models) == 1 else models or None
+
+    def learn_from(self, teacher):
+        """Give the teacher, or the list of teachers: after loading, the one there was before.
+
+        Raises:
+            ValueError: as the constructor, and for a teacher of another fingerprint.
+        """
+        models = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
+        for model in models:
+            _check_gives_logits("teacher", model)
+            _check_no_shared_weights(self.student, model)
+        found = [fingerprint(model) for model in models]
+        if self.teacher_fingerprint not in (None, found):
+            raise ValueError(
+                f"This Distiller has learned from the teacher {self.teacher_fingerprint}; the one "
+                f"received is {found}: other weights, or another architecture."
+            )
+        teachers = _Teachers(models, _wanted(self.knowledge, "teacher_layers"))
+        self._check_fit(teachers)
+        self._teachers, self.teacher_fingerprint = teachers, found
+        # What was traced with another teacher holds that one.
+        self.train_function = self.test_function = None
+
+    def _check_fit(self, teachers):
+        """One symbolic step: what does not fit is refused here, and the connectors get built."""
+        examples = _inputs_of(self.student)
+        student, learnt = _shapes(self._student, examples)
+        for watched in teachers.watched:
+            try:
+                teacher, taught = _shapes(watched, examples)
+            except ValueError as error:
+                raise ValueError(
+                    f"The teacher {watched.model.name!r} does not take the student's examples, of "
+                    f"shape {_shape(examples)}: put in front what makes its own of them, "
+                    f"keras.Sequential([keras.layers.Resizing(64, 64), teacher]). ({error})"
+                ) from error
+            _check_classes(student, teacher, self.class_map)
+        for each in self.knowledge:
+            each(
+                [{**learnt, "output": student}[layer] for layer in each.student_layers],
+                [{**taught, "output": teacher}[layer] for layer in each.teacher_layers],
+            )
+
+    def call(self, inputs, training=None):
+        if not getattr(self._in_step, "running", False):
+            return self.student(inputs, training=training)
+        return _Pass(*self._student(inputs, training))
+
+    @property
+    def losses(self):
+        """Those of the student, and of the connectors."""
+        return [*self.student.losses, *(loss for each in self.knowledge for loss in each.losses)]
+
+    @property
+    def metrics(self):
+        """In training the parts of the objective; in evaluation the comparison with the teacher."""
+        # Keras asks the metrics that it compiles for results that they have not before a label.
+        ready = [metric for metric in super().metrics if getattr(metric, "built", True)]
+        special = [*self._logs.values(), *self._comparison.values()]
+        logs = self._comparison if self._evaluating else self._logs
+        own = [metric for metric in ready if not any(metric is each for each in special)]
+        return [*own, *getattr(self.student, "head_metrics", ()), *logs.values()]
+
+    # Keras has these once a backend, with different arguments; the data are the last. All call the
+    # model and then `compute_loss` and `compute_metrics`, which take what `call` gives meanwhile.
+    def train_step(self, *arguments):
+        *state, data = arguments
+        x, y, sample_weight = _unpacked(data)
+        # Here, and so outside of the tape.
+        lesson = self._lesson(x, y)
+        with self._step():
+            return super().train_step(*state, (x, lesson, sample_weight))
+
+    def test_step(self, *arguments):
+        *state, data = arguments
+        x, y, sample_weight = _unpacked(data)
+        lesson = self._lesson(x, y) if self.agreement else _Lesson(_labels(y), None, {})
+        with self._step():
+            return super().test_step(*state, (x, lesson, sample_weight))
+
+    def evaluate(self, *arguments, **keywords):
+        with self._evaluation():
+            return super().evaluate(*arguments, **keywords)
+
+    def test_on_batch(self, *arguments, **keywords):
+        with self._evaluation():
+            return super().test_on_batch(*arguments, **keywords)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if not isinstance(y_pred, _Pass):  # Keras builds its losses
+            return self._label_objective(x, _labels(y), y_pred, _weights(sample_weight), training)
+        if not training:
+            return self._label_objective(x, y.labels, y_pred.answer, sample_weight, training)
+        soft_weight = self.soft_weight if y.labels is not None else float(self.soft_weight > 0)
+        objective = regularization = self._regularization()
+        if soft_weight < 1 and y.labels is not None:
+            objective = self._label_objective(x, y.labels, y_pred.answer, sample_weight, training)
+            self._log("label_loss", objective - regularization, y_pred)
+        if soft_weight:
+            soft = self._soft_objective(y.logits, y_pred, sample_weight)
+            # The regularization keeps its weight, whoever teaches.
+            kept = soft_weight * regularization
+            objective = (1 - soft_weight) * objective + soft_weight * soft + kept
+        for name, each in self._named.items():
+            objective = objective + each.weight * self._know(name, each, y, y_pred, sample_weight)
+        return objective
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        output = _output(y_pred.answer if isinstance(y_pred, _Pass) else y_pred)
+        if isinstance(y, _Lesson) and self._evaluating and self.agreement:
+            self._compare(y.logits, output, sample_weight)
+        labels = _labels(y)
+        if labels is None:
+            return self.get_metrics_result()
+        return super().compute_metrics(x, labels, output, _weights(sample_weight))
+
+    def _lesson(self, x, y):
+        """What the teacher, or the cache, says of the examples."""
+        labels = _labels(y)
+        if isinstance(y, dict) and "teacher_logits" in y:
+            return _Lesson(labels, y["teacher_logits"], {})
+        if not self._teachers.models:
+            if self.soft_weight == 0 and not self.knowledge and not self.agreement:
+                return _Lesson(labels, None, {})
+            raise ValueError(
+                "This Distiller has no teacher, and the data bring no soft targets. Give it one, "
+                "distiller.learn_from(teacher) (a Distiller is saved without), or train on "
+                '{"labels": y, "teacher_logits": logits} in the place of y.'
+            )
+        return _Lesson(labels, *self._teachers(x, self.temperature))
+
+    def _label_objective(self, x, labels, answer, sample_weight, training):
+        """What the student would minimize alone."""
+        if labels is None or (self.loss is None and not training):
+            return self._regularization()
+        if self.loss is None:
+            raise ValueError("Compile with a loss of the labels, or set soft_weight=1.")
+
+        def stock(y, output, sample_weight):
+            return super(Distiller, self).compute_loss(x, y, output, sample_weight, training)
+
+        if isinstance(self.student, DeeplySupervised) and isinstance(answer, dict):
+            return self.student.objective(self.loss, stock, labels, answer, sample_weight)
+        return stock(labels, answer, sample_weight)
+
+    def _soft_objective(self, teacher, y_pred, sample_weight):
+        loss = _MappedSoftTargets(self.temperature, self.class_map)
+
+        def taught(answer):
+            pairs = zip(keras.tree.flatten(teacher), keras.tree.flatten(answer), strict=True)
+            return sum(loss(given, said, sample_weight=sample_weight) for given, said in pairs)
+
+        soft = taught(_output(y_pred.answer))
+        self._log("soft_target_loss", soft, y_pred)
+        if self.soft_companions:
+            for layer, scores in zip(
+                self.student.companions, y_pred.answer["companions"], strict=True
+            ):
+                soft = soft + self.student.weight_now(layer) * taught(scores)
+        return soft
+
+    def _know(self, name, knowledge, lesson, y_pred, sample_weight):
+        if knowledge.needs_labels and lesson.labels is None:
+            raise ValueError(f"{type(knowledge).__name__} needs labels; received none.")
+        taught = {**lesson.features, "output": lesson.logits}
+        learnt = {**y_pred.features, "output": _output(y_pred.answer)}
+        missing = [layer for layer in knowledge.teacher_layers if layer not in taught]
+        if missing:
+            raise ValueError(
+                f"{type(knowledge).__name__} is of the teacher's layers {', '.join(missing)}, of "
+                "which cached soft targets know nothing: give the Distiller its teacher."
+            )
+        values = knowledge(
+            [learnt[layer] for layer in knowledge.student_layers],
+            [taught[layer] for layer in knowledge.teacher_layers],
+            labels=lesson.labels,
+        )
+        loss = Mean()(values, values, sample_weight=sample_weight)
+        self._log(name, loss, y_pred)
+        return loss
+
+    def _compare(self, teacher, output, sample_weight):
+        soft = _MappedSoftTargets(1.0, self.class_map)
+        agreement, divergence = self._comparison.values()
+        for given, said in zip(
+            keras.tree.flatten(teacher), keras.tree.flatten(output), strict=True
+        ):
+            first = [ops.argmax(each, axis=-1) for each in soft.mapped(given, said)]
+            same = ops.cast(ops.equal(*first), "float32")
+            agreement.update_state(same, sample_weight=sample_weight)
+            divergence.update_state(soft.call(given, said), sample_weight=sample_weight)
+
+    def _regularization(self):
+        """Of several replicas, this one's share."""
+        return sum((ops.sum(loss) for loss in self.losses), ops.zeros(())) / replicas()
+
+    def _log(self, name, loss, y_pred):
+        examples = ops.shape(keras.tree.flatten(_output(y_pred.answer))[0])[0]
+        # Keras has divided the loss by the number of replicas.
+        self._logs[name].update_state(loss * replicas(), sample_weight=examples)
+
+    @contextlib.contextmanager
+    def _step(self):
+        self._in_step.running = True
+        supervised = isinstance(self.student, DeeplySupervised)
+        try:
+            with self.student.with_companions() if supervised else contextlib.nullcontext():
+                yield
+        finally:
+            self._in_step.running = False
+
+    @contextlib.contextmanager
+    def _evaluation(self):
+        self._evaluating = True
+        try:
+            yield
+        finally:
+            self._evaluating = False
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "name": self.name,
+            "student": serialize(self.student),
+            "temperature": self.temperature,
+            "soft_weight": self.soft_weight,
+            "knowledge": [serialize(each) for each in self.knowledge],
+            "soft_companions": self.soft_companions,
+            # JSON has no whole numbers for keys.
+            "class_map": self.class_map and [list(pair) for pair in self.class_map.items()],
+            "agreement": self.agreement,
+            "teacher_fingerprint": self.teacher_fingerprint,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        def restore(value):
+            return keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
+
+        config = dict(config)
+        learned_from = config.pop("teacher_fingerprint")
+        config["student"] = restore(config["student"])
+        config["knowledge"] = [restore(each) for each in config["knowledge"]]
+        config["class_map"] = config["class_map"] and dict(config["class_map"])
+        distiller = cls(**config)
+        distiller.teacher_fingerprint = learned_from
+        return distiller
+
+
+_COMPARISON = ("teacher_agreement", "teacher_divergence")
+
+
+class _Lesson(NamedTuple):
+    """What stands in the place of the labels in a step."""
+
+    labels: object
+    logits: object  # of the teacher, or a structure of them; None if it is not asked
+    features: dict  # of the teacher, by layer
+
+
+class _Pass(NamedTuple):
+    """One pass through the student."""
+
+    answer: object  # its output, or what a DeeplySupervised gives meanwhile
+    features: dict  # by layer
+
+
+class _MappedSoftTargets(SoftTargets):
+    """Of the classes that student and teacher share; one logit is that of the second of two."""
+
+    def __init__(self, temperature, class_map):
+        super().__init__(temperature)
+        self.class_map = class_map
+
+    def call(self, y_true, y_pred):
+        return super().call(*self.mapped(y_true, y_pred))
+
+    def mapped(self, teacher, student):
+        teacher, student = _two_or_more(teacher), _two_or_more(student)
+        if self.class_map is None:
+            return teacher, student
+        return (
+            ops.take(teacher, list(self.class_map.values()), axis=-1),
+            ops.take(student, list(self.class_map), axis=-1),
+        )
+
+
+class _Teachers:
+    """One teacher or an ensemble: examples -> logits at a temperature, and layers' outputs."""
+
+    def __init__(self, models, layers):
+        if len(models) > 1 and layers:
+            raise ValueError(
+                f"Knowledge of the layers {', '.join(layers)} takes one teacher; received "
+                f"{len(models)}, whose outputs alone can be averaged."
+            )
+        self.models = models
+        self.watched = [_Watched(model, layers) for model in models]
+
+    def __call__(self, examples, temperature):
+        answers = [watched(examples, training=False) for watched in self.watched]
+        logits = [keras.tree.map_structure(_detached, answer) for answer, _ in answers]
+        if len(answers) == 1:
+            return logits[0], {k: ops.stop_gradient(v) for k, v in answers[0][1].items()}
+        return keras.tree.map_structure(
+            lambda *each: ensemble_logits(each, temperature), *logits
+        ), {}
+
+
+def ensemble_logits(logits, temperature):
+    """The logits whose softmax at the temperature is the mean of the members' there.
+
+    A list of (batch, classes) -> (batch, classes), float32. The cross-entropy with the mean of
+    soft targets is the mean of the cross-entropies with each; that of averaged logits is not.
+    """
+    logs = [ops.log_softmax(_two_or_more(ops.cast(z, "float32")) / temperature) for z in logits]
+    return temperature * (ops.logsumexp(ops.stack(logs), axis=0) - math.log(len(logs)))
+
+
+class _Watched:
+    """A model, and the layers whose outputs are taken in the pass that is made anyway."""
+
+    def __init__(self, model, layers):
+        self.model = model
+        self.taps = {layer: _Tap(_find(model, layer)) for layer in layers}
+
+    def __call__(self, examples, training):
+        with contextlib.ExitStack() as open_taps:
+            for tap in self.taps.values():
+                open_taps.enter_context(tap)
+            answer = self.model(examples, training=training)
+            return answer, {layer: tap.taken() for layer, tap in self.taps.items()}
+
+
+class _Tap:
+    """Takes what a layer gives, wherever it stands: nested models and subclasses have no graph."""
+
+    def __init__(self, layer):
+        self.layer = layer
+        self.lock, self.open = threading.Lock(), 0  # replicas are threads that take turns
+        self.last = threading.local()
+
+    def __enter__(self):
+        with self.lock:
+            if not self.open:
+                self.run = self.layer.call
+                self.layer.call = self._call
+            self.open += 1
+        self.last.output = None
+
+    def __exit__(self, *error):
+        with self.lock:
+            self.open -= 1
+            if not self.open:
+                del self.layer.call  # and the method of the class shows again
+
+    def _call(self, *arguments, **keywords):
+        self.last.output = self.run(*arguments, **keywords)
+        return self.last.output
+
+    def taken(self):
+        if self.last.output is None:
+            raise ValueError(f"The layer {self.layer.name!r} did not run when its model did.")
+        return self.last.output
+
+
+class _Symbolic(layers.Layer):
+    """A pass without numbers, for the shapes."""
+
+    def __init__(self, watched):
+        super().__init__(autocast=False)
+        self.watched = watched
+
+    def call(self, examples):
+        return self.watched(examples, training=False)
+
+
+def _shapes(watched, examples):
+    """KerasTensors of a model's output and of the layers watched; adds no node to its graph."""
+    return _Symbolic(watched)(examples)
+
+
+def _wanted(knowledge, which):
+    """The layers to watch, each once."""
+    names = (layer for each in knowledge for layer in getattr(each, which))
+    return [name for name in dict.fromkeys(names) if name != "output"]
+
+
+def _named(knowledge):
+    """{name in the logs: knowledge}: "hint_loss", and of a second one "hint_loss_2"."""
+    named = {}
+    for each in knowledge:
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(each).__name__).lower() + "_loss"
+        count = sum(type(other) is type(each) for other in named.values())
+        named[f"{name}_{count + 1}" if count else name] = each
+    return named
+
+
+def _unpacked(data):
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    return x, y, _weights(sample_weight)
+
+
+def _weights(sample_weight):
+    """Of the examples: for arrays Keras repeats them for everything that stands in y."""
+    if isinstance(sample_weight, dict) and "teacher_logits" in sample_weight:
+        return sample_weight["teacher_logits"]
+    return sample_weight
+
+
+def _labels(y):
+    """Without the soft targets that came with them."""
+    if isinstance(y, _Lesson):
+        return y.labels
+    return y.get("labels") if isinstance(y, dict) and "teacher_logits" in y else y
+
+
+def _output(answer):
+    """Of what a DeeplySupervised gives meanwhile, the output."""
+    return answer["output"] if isinstance(answer, dict) and "companions" in answer else answer
+
+
+def _detached(logits):
+    return ops.stop_gradient(ops.cast(logits, "float32"))
+
+
+def _two_or_more(logits):
+    """softmax([0, z]) is sigmoid(z)."""
+    if logits.shape[-1] != 1:
+        return logits
+    return ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
+
+
+def _find(model, name):
+    """The layer of that name; "backbone/conv3" is one of a model within."""
+    first, _, rest = name.partition("/")
+    model = _within(model)
+    names = {layer.name: layer for layer in getattr(model, "layers", ())}
+    if first not in names:
+        nearest = difflib.get_close_matches(first, names, 1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else f": it has {', '.join(names)}."
+        raise ValueError(f"Model {model.name!r} has no layer {first!r}{hint}")
+    return _find(names[first], rest) if rest else names[first]
+
+
+def _within(model):
+    """The model that the training models wrap."""
+    while isinstance(model, (DeeplySupervised, Distiller)):
+        model = model.trunk if isinstance(model, DeeplySupervised) else model.student
+    return model
+
+
+def _inputs_of(model):
+    """Symbolic examples."""
+    model = _within(model)
+    if getattr(model, "inputs", None):
+        return model.inputs[0] if len(model.inputs) == 1 else model.inputs
+    shape = (model.get_build_config() or {}).get("input_shape") if model.built else None
+    if shape is None:
+        raise ValueError(
+            f"The student {model.name!r} is not built: call it on a batch of examples first."
+        )
+    return keras.KerasTensor((None, *shape[1:]), dtype="float32")
+
+
+def _shape(tensors):
+    return keras.tree.map_structure(lambda tensor: tensor.shape, tensors)
+
+
+def _check_gives_logits(role, model):
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"The {role} is a Keras model; received {model!r}.")
+    for layer in _last_layers(model):
+        activation = getattr(layer, "activation", None)
+        squashes = activation in (keras.activations.softmax, keras.activations.sigmoid)
+        if squashes or isinstance(layer, layers.Softmax):
+            raise ValueError(
+                f"The {role} {model.name!r} gives probabilities: its layer {layer.name!r} ends in "
+                "a softmax or sigmoid. Distillation needs logits. Of keras.applications, "
+                "classifier_activation=None makes them; of the probabilities p of a model, "
+                "keras.Model(model.inputs, keras.ops.log(model.output + 1e-30)) does."
+            )
+
+
+def _last_layers(model):
+    """The layers that make the outputs, of models within too, as far as that can be seen."""
+    model = _within(model)
+    if isinstance(model, keras.Sequential):
+        last = model.layers[-1:]
+    else:
+        # An output may be that of an operation, such as keras.ops.log, which is no layer.
+        named = {layer.name: layer for layer in getattr(model, "layers", ())}
+        outputs = getattr(model, "output_names", None) or ()
+        last = [named[name] for name in outputs if name in named]
+    return [
+        each
+        for layer in last
+        for each in (_last_layers(layer) if isinstance(layer, keras.Model) else [layer])
+    ]
+
+
+def _check_no_shared_weights(student, teacher):
+    shared = {id(v) for v in student.variables} & {id(v) for v in teacher.variables}
+    if student is teacher or shared:
+        raise ValueError(
+            f"The teacher {teacher.name!r} and the student share weights: it would teach itself. "
+            "Give the student, or the teacher, weights of its own: keras.models.clone_model."
+        )
+
+
+def _check_classes(student, teacher, class_map):
+    said, given = keras.tree.flatten(student), keras.tree.flatten(teacher)
+    if len(said) != len(given):
+        raise ValueError(
+            f"The student has {len(said)} outputs and the teacher {len(given)}; they are paired."
+        )
+    if class_map is None:
+        if any(a.shape[1:] != b.shape[1:] for a, b in zip(said, given, strict=True)):
+            raise ValueError(
+                f"The student gives logits of shape {_shape(student)}, the teacher "
+                f"{_shape(teacher)}. Where their classes differ, "
+                "class_map={class of the student: class of the teacher} says which are the same."
+            )
+        return
+    for a, b in zip(said, given, strict=True):
+        for one, other in class_map.items():
+            if not (0 <= one < a.shape[-1] and 0 <= other < b.shape[-1]):
+                raise ValueError(
+                    f"class_map has {one}: {other}; the student has the classes 0 to "
+                    f"{a.shape[-1] - 1}, the teacher 0 to {b.shape[-1] - 1}."
+                )
+    if len(class_map) < 2:
+        raise ValueError(f"class_map is of two classes or more; received {class_map}.")

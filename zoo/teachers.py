@@ -1,0 +1,295 @@
+"""Teachers from files, and what they say of a data set: computed once, kept, never mistaken.
+
+A cached soft target is right for the very view of the image that the student sees, and for nothing
+else. So a cache has keys: the images, how they are augmented, the teacher, the temperature. The
+images' digest covers their resizing, and the teacher's fingerprint its preprocessing, which is a
+layer of our models. What does not match is refused. As in FKD (arXiv:2112.01528), each image may
+have several views.
+"""
+
+import hashlib
+import json
+import os
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+# Keras must know our layers before it reads a model.
+from zoo import layers, preprocessing  # noqa: F401
+from zoo.data import Augmentation
+from zoo.distillation import ensemble_logits
+from zoo.fingerprint import fingerprint
+
+FORMAT = 1
+AS_THEY_ARE = Augmentation()
+
+
+class TeacherError(ValueError):
+    """A teacher that is not there, or soft targets that are not those asked for."""
+
+
+def load(path):
+    """A teacher: raw pixels (batch, h, w, c) -> logits (batch, classes).
+
+    `path` is a `.keras` file, a run folder, or a folder of saved_models/ or one of its versions. An
+    export gives probabilities; their logarithms are logits, those of softmax(log p) = p.
+
+    Raises:
+        TeacherError: if there is none; the message has the command that makes it.
+    """
+    path = Path(path)
+    file = path if path.suffix == ".keras" else path / "model.keras"
+    if file.is_file():
+        return keras.models.load_model(file, compile=False)
+    versions = [each for each in path.glob("*/saved_model.pb") if each.parent.name.isdigit()]
+    versions.sort(key=lambda each: int(each.parent.name))
+    exports = [*versions, *path.glob("saved_model.pb")]
+    if exports:
+        return _exported(exports[-1].parent)
+    recipe = path.parent.name if path.parent.parent.name == "runs" else None
+    if recipe is None:
+        raise TeacherError(
+            f"There is no teacher at {str(path)!r}: it is a .keras file, a run folder or an export."
+        )
+    what = "is not finished: the same command resumes it" if path.is_dir() else "does not exist"
+    raise TeacherError(
+        f"The teacher {str(path)!r} {what}. Train it with: zoo train {recipe}{_flags(path.name)}"
+    )
+
+
+def _flags(name):
+    """Of a run's name, such as "seed=1,units=300", the flags that make it."""
+    if name == "default":
+        return ""
+    pairs = [part.partition("=") for part in name.split(",")]
+    if not all(value for _, _, value in pairs):
+        return f" --name {name}"
+    return "".join(f" --{key.replace('_', '-')} {value}" for key, _, value in pairs)
+
+
+def _exported(folder):
+    """A Keras model around an export's `serving_default`."""
+    signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    ((_, spec),) = signature.structured_input_signature[1].items()
+    images = keras.Input(spec.shape[1:], name="images")
+    served = keras.layers.TFSMLayer(str(folder), call_endpoint="serving_default")
+    probabilities = served(images)["probabilities"]
+    return keras.Model(images, ops.log(ops.maximum(probabilities, 1e-30)), name="export")
+
+
+@dataclass(frozen=True, eq=False)
+class Cached:
+    """What a teacher said of every view of every image: `logits` (views, examples, classes).
+
+    `softmax(logits / temperature)` are the soft targets; with `temperature` None, at any.
+    """
+
+    file: Path
+    keys: dict = field(repr=False)
+    logits: np.ndarray = field(repr=False)
+
+    @property
+    def temperature(self):
+        """The only one that the soft targets are right at; None for all."""
+        return self.keys["temperature"]
+
+    def batches(self, data, batch_size, *, seed, start_step=0, augmentation=AS_THEY_ARE):
+        """`data.training_batches` with {"labels": ..., "teacher_logits": ...} for a `Distiller`.
+
+        Raises:
+            TeacherError: for other images, another augmentation, or another seed of one.
+        """
+        views = self.keys["views"]
+        _compare(self.file, self.keys, _data_keys(data, views, seed, augmentation))
+        return data.training_batches(
+            batch_size,
+            seed=seed,
+            start_step=start_step,
+            augmentation=augmentation,
+            views=views,
+            teacher_logits=self.logits,
+        )
+
+
+def cache(
+    teacher,
+    data,
+    file,
+    *,
+    temperature=None,
+    keep="float16",
+    views=1,
+    seed=0,
+    augmentation=AS_THEY_ARE,
+    batch_size=256,
+):
+    """Ask the teacher once about every view of every image, and keep the answers in `file`.
+
+    Returns a `Cached`. A file that holds the very answers is read, and the teacher not asked.
+
+    Arguments:
+        teacher: a Keras model, raw pixels -> logits, or a list of such: an ensemble, whose
+            probabilities are averaged at the temperature.
+        data: a `zoo.data.ImageData`. file: an .npz file, made with the folders to it.
+        temperature: needed for an ensemble and to keep the largest; else any is right.
+        keep: "float32", "float16" (2 bytes a class; each logit within 0.05 % of itself), or a whole
+            number: so many largest probabilities at the temperature, the rest shared out evenly.
+        views: how many ways the augmentation shows each image in all; see
+            `ImageData.training_batches`. seed: of these.
+
+    Raises:
+        TeacherError: if the file holds other answers or is damaged, if `keep` is neither, or a
+            temperature is missing.
+        OSError: if it cannot be written; no half of it is left.
+    """
+    models = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
+    _check_keep(keep, temperature, len(models))
+    keys = {
+        "format": FORMAT,
+        "teachers": [fingerprint(model) for model in models],
+        "temperature": temperature,
+        "keep": keep,
+        **_data_keys(data, views, seed, augmentation),
+    }
+    file = Path(file)
+    if file.exists():
+        cached = open_cache(file)
+        _compare(file, cached.keys, keys)
+        return cached
+    answers = [_ask(model, data, views, seed, augmentation, batch_size) for model in models]
+    if len(answers) > 1:
+        logits = np.asarray(ensemble_logits(answers, temperature))
+    else:
+        (logits,) = answers
+    logits = logits.reshape(views, data.examples, -1)
+    arrays = (
+        _largest(logits, keep, temperature)
+        if isinstance(keep, int)
+        else {"logits": logits.astype(keep)}
+    )
+    _write(file, keys, arrays)
+    return open_cache(file)
+
+
+def open_cache(file):
+    """The `Cached` of a file; raises TeacherError if it is damaged or none."""
+    file = Path(file)
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            contents = {name: arrays[name] for name in arrays.files}
+        header = contents.pop("header").tobytes()
+        if contents.pop("sha256").tobytes() != _sha256(header, contents):
+            raise ValueError("its checksum is wrong")
+        keys = json.loads(header)
+        if keys["format"] != FORMAT:
+            raise ValueError(f"its format is {keys['format']}, not {FORMAT}")
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise TeacherError(
+            f"{file} holds no soft targets that can be used ({error}); remove it to have them "
+            "computed again."
+        ) from error
+    if "logits" in contents:
+        logits = contents["logits"].astype("float32")
+    else:
+        logits = _from_largest(**contents, temperature=keys["temperature"])
+    return Cached(file, keys, logits)
+
+
+def _check_keep(keep, temperature, teachers):
+    largest = isinstance(keep, int) and not isinstance(keep, bool) and keep >= 1
+    if keep not in ("float32", "float16") and not largest:
+        raise TeacherError(
+            f'keep is "float32", "float16" or a number of classes; received {keep!r}.'
+        )
+    if temperature is None and (largest or teachers > 1):
+        raise TeacherError(
+            "The largest probabilities, and the mean of an ensemble's, are those at one "
+            "temperature: give it."
+        )
+
+
+def _data_keys(data, views, seed, augmentation):
+    moving = augmentation != AS_THEY_ARE
+    if views < 1:
+        raise TeacherError(f"views is a number of 1 or more; received {views}.")
+    digest = hashlib.sha256(str(data.images.shape).encode())
+    digest.update(np.ascontiguousarray(data.images))
+    return {
+        "images": digest.hexdigest(),
+        "examples": data.examples,
+        "views": views,
+        "augmentation": asdict(augmentation),
+        # Without augmentation all views of all seeds are the image itself.
+        "seed": seed if moving else None,
+    }
+
+
+def _compare(file, held, asked):
+    differing = [key for key in asked if held.get(key) != asked[key]]
+    if differing:
+        told = "; ".join(f"{key}: {held.get(key)}, asked {asked[key]}" for key in differing)
+        raise TeacherError(
+            f"{file} holds other soft targets ({told}). Name another file, or remove this one."
+        )
+
+
+def _ask(model, data, views, seed, augmentation, batch_size):
+    """(views x examples, classes) float32."""
+    batches = data.views(views, batch_size, seed=seed, augmentation=augmentation)
+    # Not predict(), which leaves its function in the caller's model.
+    ask = tf.function(lambda images: ops.cast(model(images, training=False), "float32"))
+    return np.concatenate([np.asarray(ask(images)) for images in batches])
+
+
+def _largest(logits, count, temperature):
+    """The largest probabilities at the temperature, and which they are."""
+    logits = logits.astype("float64") / temperature
+    probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
+    classes = logits.shape[-1]
+    which = np.argsort(-logits, axis=-1, kind="stable")[..., :count]
+    return {
+        "which": which.astype("uint16" if classes <= 2**16 else "uint32"),
+        "probabilities": np.take_along_axis(probabilities, which, axis=-1).astype("float32"),
+        "classes": np.array(classes),
+    }
+
+
+def _from_largest(which, probabilities, classes, temperature):
+    classes, count = int(classes), which.shape[-1]
+    rest = np.maximum(1 - probabilities.sum(axis=-1, keepdims=True, dtype="float64"), 1e-30)
+    even = np.broadcast_to(rest / max(classes - count, 1), (*which.shape[:-1], classes)).copy()
+    np.put_along_axis(even, which.astype("int64"), np.maximum(probabilities, 1e-30), axis=-1)
+    return (temperature * np.log(even)).astype("float32")
+
+
+def _write(file, keys, arrays):
+    """Beside, flushed, renamed: a file that can be seen is whole."""
+    header = json.dumps(keys).encode()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as out:
+            np.savez(
+                out,
+                header=np.frombuffer(header, "uint8"),
+                sha256=np.frombuffer(_sha256(header, arrays), "uint8"),
+                **arrays,
+            )
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sha256(header, arrays):
+    digest = hashlib.sha256(header)
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]))
+    return digest.digest()
