@@ -17,7 +17,6 @@ import zoo.training
 from zoo import studies
 from zoo.studies import convergence, drawing, dropout, dsn_fig2_examples, gradients
 
-SmallNet = zoo.recipe.load(zoo.recipe.find("small_net"))
 # What is drawn from metrics.csv and results.json alone.
 OF_NUMBERS = (
     "dsn_fig2_epochs",
@@ -28,6 +27,12 @@ OF_NUMBERS = (
     "dropout",
     "removal",
 )
+
+
+def recipe_of(fields):
+    """The class of the recipe that a study trains, and what it is given but labels of teachers."""
+    given = {key: value for key, value in fields.items() if key not in ("recipe", "teachers")}
+    return studies._recipe_class(fields.get("recipe", "small_net")), given
 
 
 def study(name):
@@ -50,11 +55,14 @@ def test_a_study_has_a_title_runs_seeds_and_something_to_show(name):
 def test_the_fields_of_a_study_are_those_of_the_recipe_with_allowed_values(name):
     runs = study(name).RUNS
     assert len(runs) >= 1
-    for fields in runs.values():
-        assert "seed" not in fields
-        SmallNet(**fields).check()
-        for field, value in fields.items():
-            hint = typing.get_type_hints(SmallNet)[field]
+    before = set()
+    for label, fields in runs.items():
+        cls, given = recipe_of(fields)
+        assert set(fields.get("teachers", ())) <= before
+        before.add(label)
+        cls(**given).check()
+        for field, value in given.items():
+            hint = typing.get_type_hints(cls)[field]
             if typing.get_origin(hint) is typing.Literal:
                 assert value in typing.get_args(hint), field
             elif hint is float:
@@ -65,12 +73,14 @@ def test_the_fields_of_a_study_are_those_of_the_recipe_with_allowed_values(name)
 
 def test_runs_of_different_fields_have_different_folders():
     recipes = {
-        SmallNet(**fields, seed=seed)
+        recipe_of(fields)[0](**{"seed": seed, **recipe_of(fields)[1]})
         for name in studies.NAMES
         for fields in study(name).RUNS.values()
+        if "teachers" not in fields
         for seed in (0, 1, 2)
     }
-    assert len({zoo.training._name(recipe) for recipe in recipes}) == len(recipes)
+    folders = {(type(recipe), zoo.training._name(recipe)) for recipe in recipes}
+    assert len(folders) == len(recipes)
 
 
 def test_gradients_and_removal_share_the_runs_of_convergence():
@@ -138,7 +148,8 @@ def test_a_curve_is_the_mean_in_a_band_of_all_seeds():
 def invented(folder, fields, errors, gradients):
     """A run folder with this test error (%) at each evaluation, and these mean square gradients."""
     folder.mkdir(parents=True)
-    recipe = SmallNet(**fields)
+    cls, given = recipe_of(fields)
+    recipe = cls(**given)
     columns = {
         "epoch": np.arange(1, len(errors) + 1),
         "step": (recipe.steps_per_epoch or 469) * np.arange(1, len(errors) + 1),

@@ -1,9 +1,11 @@
 """The papers' measurements, made again: `zoo figure NAME` trains, draws and tabulates one.
 
 A study is a module of this folder. Line 1 of its docstring is its title, the rest says what the
-paper reports and where the setting here differs. `RUNS` is {label: fields of recipes/small_net.py
-but the seed}, `SEEDS` how many of each, and `show` makes the figure and the table of the finished
-runs. Runs of the same fields are shared between studies.
+paper reports and where the setting here differs. `RUNS` is {label: fields of a recipe but the
+seed}, `SEEDS` how many of each, and `show` makes the figure and the table of the finished runs.
+The recipe is small_net, or the one that "recipe" among the fields names; "teachers" are labels of
+runs that stand before, of the same seed; a "seed" among the fields is that of all. Runs of the same
+fields are shared between studies.
 """
 
 import ast
@@ -28,6 +30,14 @@ NAMES = (
     "translations",
     "dropout",
     "removal",
+    "mnist_distillation",
+    "temperature",
+    "omitted_digits",
+    "little_data",
+    "ensemble",
+    "specialists",
+    "soft_targets",
+    "smoothing",
 )
 
 
@@ -60,7 +70,7 @@ class Run:
 
     def datasets(self):
         """(training images, test images), as the run had them."""
-        return _recipe(self.fields).datasets()
+        return _recipe(self.folder.parent.name, self.fields).datasets()
 
 
 @dataclass(frozen=True)
@@ -99,18 +109,31 @@ def carry_out(name, *, seeds=None, runs="runs", out="docs/results", console=None
     from zoo.training import train
 
     study = importlib.import_module(f"zoo.studies.{name}")
-    file = _file()
     count = seeds or study.SEEDS
     finished = {label: [] for label in study.RUNS}
     for seed in range(count):  # all conditions of a seed first: what is there can be compared
         for label, fields in study.RUNS.items():
             keras.utils.clear_session()  # else the nets of all runs stay in memory
+            name_of_recipe, values = what_to_train(fields, seed, finished)
             folder = train(
-                _recipe({**fields, "seed": seed}), file, runs=runs, console=console, page=False
+                _recipe(name_of_recipe, values),
+                _file(name_of_recipe),
+                runs=runs,
+                console=console,
+                page=False,
             )
             finished[label].append(Run(folder))
     figure, table = study.show(finished)
     return write(name, figure, table, finished, out)
+
+
+def what_to_train(fields, seed, finished):
+    """(name of the recipe, its fields): teachers are the runs of this seed, not labels."""
+    values = {"seed": seed, **fields}
+    name = values.pop("recipe", "small_net")
+    if "teachers" in values:
+        values["teachers"] = tuple(str(finished[label][-1].folder) for label in values["teachers"])
+    return name, values
 
 
 def write(name, figure, table, finished, out):
@@ -123,14 +146,17 @@ def write(name, figure, table, finished, out):
     versions = json.loads((any_run.folder / "versions.json").read_text(encoding="utf-8"))
     seconds = sum(run.results["seconds"] for each in finished.values() for run in each)
     hardware, commit = versions["hardware"], (versions["commit"] or "unknown")[:7]
+    recipes = {run.folder.parent.name for each in finished.values() for run in each}
+    links = " and ".join(
+        f"[recipes/{each}.py](../../recipes/{each}.py)" for each in sorted(recipes)
+    )
     page = [
         f"# {heading}",
         text.strip(),
         f"![{heading}]({name}.png)",
         table.markdown(),
-        f"Made by `zoo figure {name}`: {_count(finished)} of "
-        f"[recipes/small_net.py](../../recipes/small_net.py), {seconds / 60:.0f} minutes of "
-        f"training in all on {hardware['cores']} cores ({hardware['cpu']}) that had other work "
+        f"Made by `zoo figure {name}`: {_count(finished)} of {links}, {seconds / 60:.0f} minutes "
+        f"of training in all on {hardware['cores']} cores ({hardware['cpu']}) that had other work "
         f"beside, commit {commit}.",
     ]
     (out / f"{name}.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
@@ -138,7 +164,8 @@ def write(name, figure, table, finished, out):
 
 
 def _count(finished):
-    runs, seeds = sum(map(len, finished.values())), len(next(iter(finished.values())))
+    runs = len({run.folder for each in finished.values() for run in each})
+    seeds = len(next(iter(finished.values())))
     return "1 run, seed 0" if runs == 1 else f"{runs} runs, seeds 0 to {seeds - 1}"
 
 
@@ -147,19 +174,20 @@ def _docstring(name):
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
 
 
-def _file():
-    from zoo import recipe
+@functools.cache
+def _file(recipe):
+    from zoo import recipe as recipes
 
-    return recipe.find("small_net")
+    return recipes.find(recipe)
 
 
 @functools.cache
-def _recipe_class():
-    from zoo import recipe
+def _recipe_class(name):
+    from zoo import recipe as recipes
 
-    return recipe.load(_file())
+    return recipes.load(_file(name))
 
 
-def _recipe(fields):
+def _recipe(name, fields):
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
-    return _recipe_class()(**values)
+    return _recipe_class(name)(**values)
