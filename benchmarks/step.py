@@ -47,6 +47,24 @@ def variants():
     return models
 
 
+def take_turns(calls, turns):
+    """{name: CPU seconds of each turn}; each is called once before, to trace."""
+    for call in calls.values():
+        call()
+    seconds = {name: [] for name in calls}
+    for _ in range(turns):
+        for name, call in calls.items():
+            begun = time.process_time()
+            call()
+            seconds[name].append(time.process_time() - begun)
+    return seconds
+
+
+def ratios(times, others):
+    """Turn by turn."""
+    return [time / other for time, other in zip(times, others, strict=True)]
+
+
 def main(settings):
     keras.config.set_dtype_policy(settings.precision)
     rng = np.random.default_rng(0)
@@ -54,21 +72,15 @@ def main(settings):
     images = rng.integers(0, 256, (count, 32, 32, 3)).astype("float32")
     data = tf.data.Dataset.from_tensor_slices((images, rng.integers(0, 10, count)))
     data = data.batch(settings.batch_size).cache().prefetch(2)
-    models, seconds = variants(), {}
+    models = variants()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    for name, model in models.items():
+    for model in models.values():
         model.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9), loss=loss)
-        model.fit(data, verbose=0)
-        seconds[name] = []
-    for _ in range(settings.turns):
-        for name, model in models.items():
-            begun = time.process_time()
-            model.fit(data, verbose=0)
-            seconds[name].append(time.process_time() - begun)
+    fits = {name: lambda m=model: m.fit(data, verbose=0) for name, model in models.items()}
+    seconds = take_turns(fits, settings.turns)
     table = Table("model", "CPU ms an image", "times the first, median of turns", box=None)
-    first = seconds[next(iter(seconds))]
     for name, times in seconds.items():
-        ratio = statistics.median(t / f for t, f in zip(times, first, strict=True))
+        ratio = statistics.median(ratios(times, next(iter(seconds.values()))))
         table.add_row(name, f"{1000 * statistics.median(times) / count:.2f}", f"x {ratio:.2f}")
     Console().print(f"NIN for 32x32x3, {settings}")
     Console().print(table)
