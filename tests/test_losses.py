@@ -267,8 +267,8 @@ def test_soft_targets_refuse_a_temperature(temperature):
     [
         ((7, 5), (7, 4), r"\(7, 5\), the teacher's of \(7, 4\)"),
         ((7, 5), (1, 5), r"\(7, 5\), the teacher's of \(1, 5\)"),
-        ((7, 5), (5,), r"received \(5,\)"),
-        ((7, 1), (7, 1), r"received \(7, 1\)"),
+        ((7, 5), (5,), r"\(7, 5\), the teacher's of \(5,\)"),
+        ((7, 1), (7, 1), r"\(7, 1\), the teacher's of \(7, 1\)"),
     ],
 )
 def test_soft_targets_refuse_shapes(student, teacher, message):

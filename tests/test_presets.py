@@ -55,7 +55,7 @@ def test_one_official_step_moves_each_variable_at_its_rate():
     variables = model.trainable_variables
     before = [v.numpy() for v in variables]
     keras.utils.set_random_seed(3)
-    with tf.GradientTape() as tape, model._companions():
+    with tf.GradientTape() as tape, model.with_companions():
         outputs = model(IMAGES, training=False)
         loss = model.compute_loss(IMAGES, LABELS, outputs)
     gradients = tape.gradient(loss, [v.value for v in variables])

@@ -44,6 +44,7 @@ def deep(**arguments):
 def teacher(seed):
     keras.utils.set_random_seed(seed)
     x = inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Rescaling(1 / 255)(x)
     x = keras.layers.Conv2D(7, 3, strides=2, activation="relu", name="conv")(x)
     x = keras.layers.Dropout(0.5)(keras.layers.BatchNormalization()(x))
     return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))

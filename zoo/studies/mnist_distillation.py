@@ -45,5 +45,8 @@ def show(finished):
 
 
 def gap_recovered(teacher, alone, taught):
-    """In %, seed by seed: how far from the student alone to its teacher."""
-    return [100 * (b - c) / (b - a) for a, b, c in zip(teacher, alone, taught, strict=True)]
+    """In %, seed by seed: how far from the student alone to its teacher; NaN without a gap."""
+    return [
+        100 * (b - c) / (b - a) if b != a else float("nan")
+        for a, b, c in zip(teacher, alone, taught, strict=True)
+    ]
