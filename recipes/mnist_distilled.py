@@ -1,4 +1,4 @@
-"""784-800-800-10 on MNIST, taught by mnist_mlp at temperature 20: not measured yet."""
+"""MNIST, 784-800-800-10 taught by mnist_mlp: 0.957 ± 0.006 % test error, 3 seeds, 40 epochs."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,8 @@ import zoo.recipe
 class Recipe(zoo.recipe.Recipe):
     """The student of Hinton, Vinyals and Dean: no regularization but its teacher's soft targets.
 
-    First the teacher: zoo train mnist_mlp
+    First the teacher: zoo train mnist_mlp. By itself the same net makes 1.47 ± 0.03 % errors; all
+    three beside the paper: docs/results/mnist_distillation.md.
     """
 
     data: str = "mnist"
@@ -19,7 +20,7 @@ class Recipe(zoo.recipe.Recipe):
     temperature: float = 20.0
     soft_weight: float = 0.9
     """The share of the soft targets; the labels have the rest."""
-    epochs: int = 60
+    epochs: int = 40
     batch_size: int = 256
     # Errors (%) in held-out images, 20 epochs, seed 0: 0.84 at 1e-3, 0.71 at 3e-3, 0.86 at 1e-2;
     # with soft_weight 1 at 3e-3 0.70. The teacher had seen these images, the student had not.

@@ -244,7 +244,6 @@ def test_an_unlabelled_transfer_set_has_soft_targets_alone_with_their_whole_weig
         zoo.Distiller(student=net(), teacher=teacher(), soft_weight=w) for w in (0.4, 1.0)
     )
     logs = trained(one, x, None)
-    assert_same(one.student, other.student, atol=1)
     trained(other, x, None, loss=None, compiling={"metrics": None})
     assert_same(one.student, other.student)
     np.testing.assert_allclose(logs["loss"], logs["soft_target_loss"], rtol=1e-6)

@@ -10,6 +10,7 @@ from zoo.losses import (
     SoftmaxCrossEntropy,
     multiclass_squared_hinge,
     one_vs_all_squared_hinge,
+    smoothed_softmax_cross_entropy,
     soft_target_loss,
     softmax_cross_entropy,
 )
@@ -224,6 +225,20 @@ def test_soft_targets_have_the_numbers_and_the_gradient_of_the_formula(temperatu
     np.testing.assert_allclose(slopes, temperature * (q - p), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
+def test_soft_targets_have_the_gradient_of_pytorch(temperature):
+    torch = pytest.importorskip("torch")
+    student = torch.tensor(SCORES, requires_grad=True)
+    log_q = torch.log_softmax(student / temperature, dim=-1)
+    p = torch.softmax(torch.tensor(OTHERS) / temperature, dim=-1)
+    loss = torch.nn.functional.kl_div(log_q, p, reduction="sum") * temperature**2
+    loss.backward()
+    got = gradient(lambda scores: soft_target_loss(scores, OTHERS, temperature), SCORES)
+    np.testing.assert_allclose(got, student.grad.numpy(), rtol=1e-4, atol=1e-5)
+    total = values(soft_target_loss(SCORES, OTHERS, temperature)).sum()
+    np.testing.assert_allclose(total, loss.item(), rtol=1e-4)
+
+
 def test_soft_targets_that_are_met_cost_and_teach_nothing():
     np.testing.assert_array_equal(values(soft_target_loss(SCORES, SCORES, 3.0)), 0)
     slopes = gradient(lambda scores: soft_target_loss(scores, SCORES, 3.0), SCORES)
@@ -254,6 +269,46 @@ def test_soft_targets_of_half_precision_and_large_logits():
     np.testing.assert_allclose(
         gradient(lambda scores: soft_target_loss(scores, -large, 1.0), large), [[1, -1, 0]]
     )
+
+
+@pytest.mark.parametrize("labels", [LABELS, LABELS[:, np.newaxis], ONE_HOT], ids=["n", "n1", "nk"])
+def test_label_smoothing_is_a_uniform_teacher(labels):
+    """(1 - w) L(q, p) + w L(u, p): L(u, p) is the divergence of soft targets plus u's entropy."""
+    w = 0.3
+    got = values(smoothed_softmax_cross_entropy(labels, SCORES, w))
+    log_p = np.array([log_softmax(row) for row in SCORES])
+    hard = cross_entropy_oracle(LABELS, SCORES)
+    np.testing.assert_allclose(got, (1 - w) * hard - w * log_p.mean(1), rtol=1e-5)
+    uniform = np.zeros_like(SCORES)
+    taught = values(soft_target_loss(SCORES, uniform, 1.0)) + np.log(CLASSES)
+    mixed = (1 - w) * values(softmax_cross_entropy(labels, SCORES)) + w * taught
+    np.testing.assert_allclose(got, mixed, rtol=1e-5)
+    keras_own = keras.losses.categorical_crossentropy(
+        ONE_HOT, SCORES, from_logits=True, label_smoothing=w
+    )
+    np.testing.assert_allclose(got, values(keras_own), rtol=1e-5)
+
+
+def test_without_smoothing_it_is_cross_entropy_and_all_of_it_knows_no_label():
+    none = values(smoothed_softmax_cross_entropy(LABELS, SCORES, 0))
+    np.testing.assert_array_equal(none, values(softmax_cross_entropy(LABELS, SCORES)))
+    one, other = (
+        values(smoothed_softmax_cross_entropy(y, SCORES, 1)) for y in (LABELS, LABELS[::-1])
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_smoothing_is_kept_in_the_config_of_the_class():
+    loss = SoftmaxCrossEntropy(smoothing=0.2)
+    again = SoftmaxCrossEntropy.from_config(loss.get_config())
+    expected = values(smoothed_softmax_cross_entropy(LABELS, SCORES, 0.2)).mean()
+    np.testing.assert_allclose(values(again(LABELS, SCORES)), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.1, float("nan")])
+def test_smoothing_out_of_range_is_refused(smoothing):
+    with pytest.raises(ValueError, match=r"share in 0\.\.1; received"):
+        smoothed_softmax_cross_entropy(LABELS, SCORES, smoothing)
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf")])

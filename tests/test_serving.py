@@ -246,15 +246,13 @@ def test_a_stock_export_aborts_or_answers_nonsense_for_the_same_requests(exports
         tmp_path / "stock", [np.ones((1, 16, 16, 3), "float32")], output="output_0"
     )
     assert answer.shape == (1, 7)
-    # The kernels of a CPU with AVX-512 end the process, those of one with AVX2 say what is wrong.
+    wrong_rank = [np.ones(COLOUR, "float32")]
     try:
-        (answer,) = run_as_a_server(
-            tmp_path / "stock", [np.ones(COLOUR, "float32")], output="output_0"
-        )
+        (answer,) = run_as_a_server(tmp_path / "stock", wrong_rank, output="output_0")
     except RuntimeError as died:
-        assert "SIGABRT" in str(died)
-    else:
-        assert isinstance(answer, str)
+        answer = str(died)
+    # The kernels of a CPU with AVX-512 end the process; those of one with AVX2 say what is wrong.
+    assert "SIGABRT" in answer or "must be 4-dimensional" in answer, answer
 
 
 PNG, JPEG = (encode(pixels(count=1)[0], form) for form in ("PNG", "JPEG"))

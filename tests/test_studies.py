@@ -160,7 +160,7 @@ def invented(folder, fields, errors, gradients):
     with open(folder / "metrics.csv", "w", newline="") as file:
         csv.writer(file).writerows([columns, *zip(*columns.values(), strict=True)])
     results = {"error_percent": errors[-1], "seconds": 60.0, "label_names": list("0123456789")}
-    versions = {"commit": None, "hardware": {"cores": 2, "cpu": "none"}}
+    versions = {"commit": None, "dirty": True, "hardware": {"cores": 2, "cpu": "none"}}
     (folder / "recipe.json").write_text(json.dumps({"fields": dataclasses.asdict(recipe)}))
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "versions.json").write_text(json.dumps(versions))

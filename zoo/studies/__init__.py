@@ -146,6 +146,7 @@ def write(name, figure, table, finished, out):
     versions = json.loads((any_run.folder / "versions.json").read_text(encoding="utf-8"))
     seconds = sum(run.results["seconds"] for each in finished.values() for run in each)
     hardware, commit = versions["hardware"], (versions["commit"] or "unknown")[:7]
+    changes = " with changes not committed" if versions["dirty"] else ""
     recipes = {run.folder.parent.name for each in finished.values() for run in each}
     links = " and ".join(
         f"[recipes/{each}.py](../../recipes/{each}.py)" for each in sorted(recipes)
@@ -157,7 +158,7 @@ def write(name, figure, table, finished, out):
         table.markdown(),
         f"Made by `zoo figure {name}`: {_count(finished)} of {links}, {seconds / 60:.0f} minutes "
         f"of training in all on {hardware['cores']} cores ({hardware['cpu']}) that had other work "
-        f"beside, commit {commit}.",
+        f"beside, commit {commit}{changes}.",
     ]
     (out / f"{name}.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
     return table

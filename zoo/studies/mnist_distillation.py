@@ -20,7 +20,7 @@ TEACHER = {"recipe": "mnist_mlp"}
 # No regularization at all, and no jitter.
 PLAIN = {"dropout": 0.0, "input_dropout": 0.0, "max_norm": 0.0, "shift": 0}
 ALONE = {"recipe": "mnist_mlp", "units": 800, "epochs": 40, "learning_rate": 3e-3, **PLAIN}
-TAUGHT = {"recipe": "mnist_distilled", "teachers": ("teacher",), "epochs": 40}
+TAUGHT = {"recipe": "mnist_distilled", "teachers": ("teacher",)}
 RUNS = {"teacher": TEACHER, "student alone": ALONE, "student taught": TAUGHT}
 PAPER = {"teacher": "67", "student alone": "146", "student taught": "74"}
 
