@@ -25,9 +25,10 @@ ALLOWED = {
     "optimizers": (set(), NUMERIC),
     # TensorFlow knows the number of replicas; likewise in a function.
     "knowledge": ({"losses"}, NUMERIC),
+    "taps": (set(), NUMERIC),
     "objective": ({"losses"}, TENSORFLOW),
     "deep_supervision": ({"objective"}, NUMERIC),
-    "distillation": ({"deep_supervision", "fingerprint", "objective"}, NUMERIC),
+    "distillation": ({"deep_supervision", "fingerprint", "objective", "taps"}, NUMERIC),
     "fingerprint": (set(), {"numpy"}),
     "specialists": (set(), NUMERIC | {"sklearn"}),
     "teachers": ({"data", "distillation", "fingerprint", "layers", "preprocessing"}, TENSORFLOW),

@@ -1,7 +1,6 @@
 """Distillation (arXiv:1503.02531): a student that learns what its teachers say of each example."""
 
 import contextlib
-import difflib
 import math
 import re
 import threading
@@ -13,6 +12,7 @@ from keras import layers, ops
 from zoo.deep_supervision import DeeplySupervised
 from zoo.fingerprint import fingerprint
 from zoo.objective import Mean, SoftTargets, replicas
+from zoo.taps import Watched, find, shapes
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -102,7 +102,7 @@ class Distiller(keras.Model):
         self.agreement = agreement
         self.teacher_fingerprint = None
         # Plain objects, into which Keras does not look for layers of this model.
-        self._student = _Watched(student, _wanted(self.knowledge, "student_layers"))
+        self._student = _watched(student, _wanted(self.knowledge, "student_layers"))
         self._teachers = _Teachers([], ())
         if teacher is not None:
             self.learn_from(teacher)
@@ -149,10 +149,10 @@ class Distiller(keras.Model):
     def _check_fit(self, teachers):
         """One symbolic step: what does not fit is refused here, and the connectors get built."""
         examples = _inputs_of(self.student)
-        student, learnt = _shapes(self._student, examples)
+        student, learnt = shapes(self._student, examples)
         for watched in teachers.watched:
             try:
-                teacher, taught = _shapes(watched, examples)
+                teacher, taught = shapes(watched, examples)
             except ValueError as error:
                 raise ValueError(
                     f"The teacher {watched.model.name!r} does not take the student's examples, of "
@@ -420,7 +420,7 @@ class _Teachers:
                 f"{len(models)}, whose outputs alone can be averaged."
             )
         self.models = models
-        self.watched = [_Watched(model, layers) for model in models]
+        self.watched = [_watched(model, layers) for model in models]
 
     def __call__(self, examples, temperature):
         answers = [watched(examples, training=False) for watched in self.watched]
@@ -442,67 +442,8 @@ def ensemble_logits(logits, temperature):
     return temperature * (ops.logsumexp(ops.stack(logs), axis=0) - math.log(len(logs)))
 
 
-class _Watched:
-    """A model, and the layers whose outputs are taken in the pass that is made anyway."""
-
-    def __init__(self, model, layers):
-        self.model = model
-        self.taps = {layer: _Tap(_find(model, layer)) for layer in layers}
-
-    def __call__(self, examples, training):
-        with contextlib.ExitStack() as open_taps:
-            for tap in self.taps.values():
-                open_taps.enter_context(tap)
-            answer = self.model(examples, training=training)
-            return answer, {layer: tap.taken() for layer, tap in self.taps.items()}
-
-
-class _Tap:
-    """Takes what a layer gives, wherever it stands: nested models and subclasses have no graph."""
-
-    def __init__(self, layer):
-        self.layer = layer
-        self.lock, self.open = threading.Lock(), 0  # replicas are threads that take turns
-        self.last = threading.local()
-
-    def __enter__(self):
-        with self.lock:
-            if not self.open:
-                self.run = self.layer.call
-                self.layer.call = self._call
-            self.open += 1
-        self.last.output = None
-
-    def __exit__(self, *error):
-        with self.lock:
-            self.open -= 1
-            if not self.open:
-                del self.layer.call  # and the method of the class shows again
-
-    def _call(self, *arguments, **keywords):
-        self.last.output = self.run(*arguments, **keywords)
-        return self.last.output
-
-    def taken(self):
-        if self.last.output is None:
-            raise ValueError(f"The layer {self.layer.name!r} did not run when its model did.")
-        return self.last.output
-
-
-class _Symbolic(layers.Layer):
-    """A pass without numbers, for the shapes."""
-
-    def __init__(self, watched):
-        super().__init__(autocast=False)
-        self.watched = watched
-
-    def call(self, examples):
-        return self.watched(examples, training=False)
-
-
-def _shapes(watched, examples):
-    """KerasTensors of a model's output and of the layers watched; adds no node to its graph."""
-    return _Symbolic(watched)(examples)
+def _watched(model, names):
+    return Watched(model, {name: find(_within(model), name) for name in names})
 
 
 def _wanted(knowledge, which):
@@ -554,18 +495,6 @@ def _two_or_more(logits):
     if logits.shape[-1] != 1:
         return logits
     return ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
-
-
-def _find(model, name):
-    """The layer of that name; "backbone/conv3" is one of a model within."""
-    first, _, rest = name.partition("/")
-    model = _within(model)
-    names = {layer.name: layer for layer in getattr(model, "layers", ())}
-    if first not in names:
-        nearest = difflib.get_close_matches(first, names, 1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else f": it has {', '.join(names)}."
-        raise ValueError(f"Model {model.name!r} has no layer {first!r}{hint}")
-    return _find(names[first], rest) if rest else names[first]
 
 
 def _within(model):
