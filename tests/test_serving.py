@@ -18,13 +18,9 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from zoo import CompanionHead, DeeplySupervised
-from zoo.serving import (
-    ExportError,
-    ServedModel,
-    export_savedmodel,
-    run_as_a_server,
-    verify_as_a_server,
-)
+from zoo.asked import run_as_a_server
+from zoo.served import ExportError, ServedModel
+from zoo.serving import export_savedmodel
 
 GREY, COLOUR = (8, 8, 1), (12, 12, 3)
 LABELS = ["ant", "bée", "cat", "dog", "elk", "fox", "gnu"]
