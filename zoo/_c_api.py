@@ -66,6 +66,7 @@ class Runtime:
             self.child.stdin.close()
             self.child.wait()
             self.child.stdout.close()
+            self.log.close()
 
     def ask(self, feeds, fetches):
         """{tensor: array}, [tensor] -> {tensor: array}, or the error as a string.
@@ -78,7 +79,7 @@ class Runtime:
         return self._exchange({"fetches": fetches}, feeds)
 
     def _start(self):
-        self.log = tempfile.TemporaryFile()
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the child has ended
         self.child = subprocess.Popen(
             self.script,
             stdin=subprocess.PIPE,
@@ -116,6 +117,7 @@ class Runtime:
         ended = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         self.log.seek(0)
         log = self.log.read().decode(errors="replace")[-2000:]
+        self.log.close()
         return Stopped(f"{self.export} stopped the server's runtime ({reason or ended}):\n{log}")
 
 

@@ -4,12 +4,15 @@ saved_models/NAME/VERSION/{saved_model.pb, variables/, assets.extra/, SHA256SUMS
 """
 
 import hashlib
+import json
 import pathlib
 
 import numpy as np
 import tensorflow as tf
 
 LABELS = "assets.extra/labels.txt"
+CARD = "assets.extra/card.json"
+EXAMPLES = "assets.extra/examples"
 CHECKSUMS = "SHA256SUMS"
 
 
@@ -76,6 +79,11 @@ def reason(message):
 def labels(version):
     """The label names of a version, in the order of the classes."""
     return (version / LABELS).read_text(encoding="utf-8").splitlines()
+
+
+def card(version):
+    """What a version says of itself, a dictionary; `zoo.card` makes it."""
+    return json.loads((version / CARD).read_text(encoding="utf-8"))
 
 
 def versions(base):

@@ -8,7 +8,6 @@ that aborts. So a version is written in a hidden folder, run there as the server
 renamed; and every check of an input is an operation of the graph.
 """
 
-import json
 import os
 import pathlib
 import shutil
@@ -48,8 +47,8 @@ def export_savedmodel(
     `scores`, each (batch, k), of the k = min(top_k, classes) likeliest classes. `classify` takes
     `inputs`, tf.Examples with such a file as `image/encoded`, and gives `classes` and `scores`.
 
-    Beside the versions are a model card (README.md and card.json), labels.txt, and examples: requests
-    and Keras' answers. They are those of the version that was exported last.
+    Beside the versions are a model card (README.md and card.json), labels.txt, and examples:
+    requests and Keras' answers. They are those of the version that was exported last.
 
     Arguments:
         model: a built functional model, pixels in, logits out; or anything with such a `trunk`, or
@@ -97,12 +96,12 @@ def export_savedmodel(
         (draft / served.LABELS).parent.mkdir()
         text = "".join(f"{label}\n" for label in labels)
         (draft / served.LABELS).write_text(text, encoding="utf-8")
-        folder = draft / verifying.EXAMPLES
+        folder = draft / served.EXAMPLES
         examples.write(folder, images, image_names, probabilities, labels, top_k, at_exits)
         first = (folder / f"{image_names[0]}.png").read_bytes()
         warmup.write(draft, base.name, images[0], first, exits=every_exit is not None)
         facts["fingerprint"] = card.fingerprint(draft)
-        (draft / verifying.CARD).write_text(card.as_json(facts), encoding="utf-8")
+        (draft / served.CARD).write_text(card.as_json(facts), encoding="utf-8")
         served.write_checksums(draft)
         speed = _check_answers(draft, images)
         path = _publish(draft, base, version)
@@ -126,13 +125,12 @@ def _describe(version, speed):
     """Write the card, the labels and the examples of a version beside it, in `version.parent`."""
     base = version.parent
     with tempfile.TemporaryDirectory(prefix=".export-", dir=base) as hidden:
-        copied = shutil.copytree(version / verifying.EXAMPLES, pathlib.Path(hidden, "examples"))
+        copied = shutil.copytree(version / served.EXAMPLES, pathlib.Path(hidden, "examples"))
         if (base / "examples").exists():
             (base / "examples").rename(pathlib.Path(hidden, "before"))
         copied.rename(base / "examples")
     _replace(base / "labels.txt", (version / served.LABELS).read_bytes())
-    facts = json.loads((version / verifying.CARD).read_text(encoding="utf-8"))
-    told = card.of_version(version, facts, speed)
+    told = card.of_version(version, served.card(version), speed)
     _replace(base / "card.json", card.as_json(told).encode())
     _replace(base / "README.md", card.page(base, told).encode())
 

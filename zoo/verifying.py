@@ -18,16 +18,14 @@ from zoo._c_api import Stopped
 from zoo.asked import Asked, body_of, feeds_of, read_graph
 from zoo.served import ExportError
 
-CARD = "assets.extra/card.json"
-EXAMPLES = "assets.extra/examples"
 # TensorFlow's own, but not what a classifier does: Python, files, and XLA, which a server has off.
 REFUSED = ("PyFunc", "Xla", "ReadFile", "WriteFile", "Print", "PyCall")
 MEMORY = 100 * 2**20
 _INTERNAL = {"_Arg", "_Retval"}
 _CLEAR = (
-    *("expected shape", "expects to be", "to be float but", "to be string but"),
-    *("NaN or infinity", "the batch is empty", "parse example", "Key: ", "must be a"),
-    *("not a PNG or JPEG", "Invalid PNG", "PNG", "JPEG", "pixels", "bytes", "image/encoded"),
+    *("not compatible with expected shape", "Expects arg[0] to be float", "the batch is empty"),
+    *("Expects arg[0] to be string", "the images hold NaN or infinity", "Could not parse example"),
+    *("image/encoded", "not a PNG or JPEG image", "an image of", "Invalid PNG", "Invalid JPEG"),
 )
 
 
@@ -75,10 +73,9 @@ def graph(version):
 
 def answers(asked, version, *, model=None, tolerance=None):
     """Of these checks, those that compare right answers; `asked` is the version."""
-    card = json.loads((version / CARD).read_text(encoding="utf-8"))
-    tolerance = card["tolerance"] if tolerance is None else tolerance
+    tolerance = served.card(version)["tolerance"] if tolerance is None else tolerance
     labels = served.labels(version)
-    stored = examples.read(version / EXAMPLES)
+    stored = examples.read(version / served.EXAMPLES)
     checks = [
         _check(f"Keras, {each.name}", _example, asked, each, labels, tolerance) for each in stored
     ]
@@ -223,7 +220,7 @@ def _decoding(asked, shape, tolerance):
 
 def _hostile(asked, version):
     """The checks that send what must be refused, and then what must still be answered."""
-    images = _pixels(examples.read(version / EXAMPLES))
+    images = _pixels(examples.read(version / served.EXAMPLES))
     shape = images.shape[1:]
     png, _ = hostile.decoded_by_pillow(shape)[0]
     before = asked("serving_default", {"images": images})
@@ -278,7 +275,7 @@ def _beside(version):
     newest = max(served.versions(version.parent))
     if newest != int(version.name):
         return True, f"not looked at: they are those of version {newest}"
-    pairs = {"labels.txt": served.LABELS, "examples": EXAMPLES}
+    pairs = {"labels.txt": served.LABELS, "examples": served.EXAMPLES}
     for name, source in pairs.items():
         if _content(version.parent / name) != _content(version / source):
             return False, f"{version.parent / name} is not that of version {newest}"
