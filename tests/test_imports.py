@@ -44,17 +44,17 @@ ALLOWED = {
         TENSORFLOW,
     ),
     "signatures": (set(), {"keras", "tensorflow"}),
-    "served": (set(), {"numpy", "tensorflow"}),
+    "served": ({"answers"}, {"numpy", "tensorflow"}),
     # The standard library alone, for the client; Pillow encodes in the function that exports.
     "examples": (set(), {"PIL"}),
     "warmup": ({"signatures"}, {"numpy", "tensorflow", "tensorflow_serving"}),
-    "asked": ({"_c_api", "served", "signatures", "warmup"}, {"numpy", "tensorflow"}),
+    "asked": ({"_c_api", "served", "signatures", "warmup"}, {"google", "numpy", "tensorflow"}),
     "hostile": ({"signatures"}, {"numpy", "tensorflow", "PIL"}),
     "verifying": (
         {"_c_api", "asked", "examples", "hostile", "served", "signatures", "warmup"},
         TENSORFLOW,
     ),
-    "card": ({"served", "signatures"}, {"jinja2", "keras", "tensorflow"}),
+    "card": ({"report", "served", "signatures"}, {"jinja2", "keras", "tensorflow"}),
     "serving": (
         {"asked", "card", "examples", "served", "signatures", "verifying", "warmup"},
         TENSORFLOW,
@@ -66,7 +66,7 @@ ALLOWED = {
     "answers": (set(), {"rich"}),
     "client": ({"answers", "examples", "grpc_client"}, set()),
     "grpc_client": (
-        {"asked", "client", "examples"},
+        {"answers", "asked", "client", "examples"},
         {"grpc", "tensorflow", "tensorflow_serving"},
     ),
     "figures": (set(), {"numpy", "matplotlib"}),

@@ -1,4 +1,4 @@
-"""The table of what a model says of images, wherever the model is."""
+"""What a model says of images, wherever the model is, for people to read."""
 
 
 def show(images, answers, classes):
@@ -14,6 +14,12 @@ def show(images, answers, classes):
         table.add_row(str(image), label, _percent(probability), rest)
     # On a narrow terminal a long line breaks; a folded column of paths could not be read at all.
     Console(width=max(Console().width, 140)).print(table)
+
+
+def reason(message):
+    """Of an error of TensorFlow's, the line for people: the one before that naming the node."""
+    lines = message.partition("\n\t [[")[0].splitlines()
+    return lines[-1] if lines else message
 
 
 def _percent(share):

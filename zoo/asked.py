@@ -4,6 +4,7 @@ import base64
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
 from zoo import signatures, warmup
@@ -40,6 +41,13 @@ class Asked:
             return answer
         return {name: answer[tensor] for name, tensor in fetches.items()}
 
+    def answer(self, signature, feeds):
+        """As a call, but an error raises ExportError: for what Keras answers."""
+        answer = self(signature, feeds)
+        if isinstance(answer, str):
+            raise ExportError(f"{signature} has an error where Keras answers: {answer}")
+        return answer
+
     def only_input(self, signature):
         (name,) = self.signatures[signature].inputs
         return name
@@ -50,7 +58,7 @@ def read_graph(version):
     try:
         saved = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
         (graph,) = saved.meta_graphs
-    except ValueError as error:
+    except (ValueError, DecodeError) as error:
         raise ExportError(f"{version / 'saved_model.pb'} is not one graph: {error}") from error
     if list(graph.meta_info_def.tags) != ["serve"]:
         raise ExportError(f"The graph has the tags {list(graph.meta_info_def.tags)}, not serve.")

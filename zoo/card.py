@@ -14,7 +14,7 @@ import jinja2
 import keras
 import tensorflow as tf
 
-from zoo import served, signatures
+from zoo import report, served, signatures
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 # As keras.datasets and, for the digits, the UCI repository state it.
@@ -98,7 +98,11 @@ def _training(recipe, versions, results):
 
 def _results(results):
     kept = ("evaluated_on", "accuracy", "error_percent", "errors", "examples", "loss", "exits")
-    return {name: results[name] for name in kept if results.get(name) is not None}
+    interval = report.wilson_interval(1 - results["accuracy"], results["examples"])
+    return {
+        **{name: results[name] for name in kept if results.get(name) is not None},
+        "error_interval": list(interval),
+    }
 
 
 def fingerprint(version):
@@ -133,7 +137,10 @@ def as_json(told):
 def page(base, told):
     """The text of README.md, for a model whose versions lie in `base`."""
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     pictures = sorted(path.name for path in (base / "examples").glob("*.png"))

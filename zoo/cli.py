@@ -271,8 +271,7 @@ def verify(
     table = Table("", "check", "found", box=None)
     for check in checks:
         table.add_row("right" if check.passed else "WRONG", check.name, check.found)
-    console = Console(highlight=False, markup=False)
-    console.print(table)
+    Console(width=max(Console().width, 140), highlight=False, markup=False).print(table)
     wrong = sum(not check.passed for check in checks)
     print(
         f"{version}: {wrong} of {len(checks)} checks failed" if wrong else f"{version} can serve."

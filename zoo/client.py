@@ -78,7 +78,7 @@ class Server:
                 said = _parsed(error.code, error.read()).get("error", error.reason)
                 wrong = error.code < 500 and error.code not in RETRIED
                 kind = Refused if wrong else ServerError
-                raise kind(f"{self.url} answers {error.code}: {said}") from error
+                raise kind(f"{self.url} answers {error.code}: {answers.reason(said)}") from error
             except (OSError, http.client.HTTPException) as error:
                 reason = getattr(error, "reason", None) or error
                 raise ServerError(f"No answer from {self.url}: {reason}") from error

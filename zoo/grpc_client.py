@@ -12,6 +12,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from zoo import answers
 from zoo.asked import body_of, feeds_of
 from zoo.client import EXPECTED, Refused, ServerError, retrying
 from zoo.examples import Example
@@ -45,9 +46,8 @@ class Server:
         """As `zoo.client.Server.post`."""
         feeds = feeds_of(Example(method, body, {}))
         signature = body.get("signature_name", "serving_default")
-        return self._classify(feeds, signature) if "inputs" in feeds else self._predict(
-            feeds, signature
-        )  # fmt: skip
+        ask = self._classify if "inputs" in feeds else self._predict
+        return ask(feeds, signature)
 
     def status(self):
         """As `zoo.client.Server.status`."""
@@ -83,7 +83,7 @@ class Server:
                 return method(request, timeout=self.timeout)
             except grpc.RpcError as error:
                 kind = Refused if error.code() in WRONG else ServerError
-                told = f"{error.code().name}: {error.details()}"
+                told = f"{error.code().name}: {answers.reason(error.details())}"
                 raise kind(f"grpc://{self.address} answers {told}") from error
 
         return retrying(ask, self.retries)

@@ -10,6 +10,8 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from zoo import answers
+
 LABELS = "assets.extra/labels.txt"
 CARD = "assets.extra/card.json"
 EXAMPLES = "assets.extra/examples"
@@ -66,14 +68,11 @@ class ServedModel:
         try:
             outputs = self._loaded.signatures[signature](**inputs)
         except tf.errors.InvalidArgumentError as error:
-            raise ValueError(f"{signature} refuses its input: {reason(error.message)}") from error
+            raise ValueError(
+                f"{signature} refuses its input: {answers.reason(error.message)}"
+            ) from error
         outputs = {name: output.numpy() for name, output in outputs.items()}
         return {**outputs, "classes": np.char.decode(outputs["classes"].astype(bytes), "utf-8")}
-
-
-def reason(message):
-    """Of an error of TensorFlow's, the line for people: the one before that naming the node."""
-    return message.partition("\n\t [[")[0].splitlines()[-1]
 
 
 def labels(version):

@@ -56,19 +56,29 @@ def verify(directory, *, model=None, tolerance=None, timeout=60):
     if not checks[1].passed:
         return checks
     with Asked(version, timeout=timeout) as asked:
-        checks.append(_check("loads", _loads, asked))
+        checks.append(loads(asked))
         if not checks[2].passed:
             return checks
         checks += answers(asked, version, model=model, tolerance=tolerance)
         checks += _hostile(asked, version)
     if version.name.isdecimal() and (version.parent / "card.json").is_file():
-        checks.append(_check("beside it", _beside, version))
+        checks.append(beside(version))
     return checks
 
 
 def graph(version):
     """Of these checks, that of the operations; nothing is loaded for it."""
     return _check("graph", _graph, version)
+
+
+def loads(asked):
+    """Of these checks, that the runtime of the server loads the version; later ones need it."""
+    return _check("loads", _loads, asked)
+
+
+def beside(version):
+    """Of these checks, that card, labels and examples in the folder are those of its newest."""
+    return _check("beside it", _beside, version)
 
 
 def answers(asked, version, *, model=None, tolerance=None):
@@ -139,9 +149,7 @@ def _loads(asked):
 
 
 def _example(asked, example, labels, tolerance):
-    answer = asked(example.signature, feeds_of(example))
-    if isinstance(answer, str):
-        return False, f"an error where Keras answers: {answer}"
+    answer = asked.answer(example.signature, feeds_of(example))
     off = examples.difference(example, body_of(answer), labels)
     count = len(next(iter(answer.values())))
     return off <= tolerance, f"{count} images, off by {off:.1e} at most; {tolerance:.0e} allowed"
@@ -154,15 +162,13 @@ def _model(asked, model, tolerance):
     images = np.random.default_rng(2).integers(0, 256, (8, *shape)).astype("float32")
     images = np.concatenate([images, [np.zeros(shape, "float32"), np.full(shape, 255.0)]])
     images = images.astype("float32")
-    answer = asked("serving_default", {"images": images})
-    if isinstance(answer, str):
-        return False, f"an error where Keras answers: {answer}"
+    answer = asked.answer("serving_default", {"images": images})
     off = np.abs(answer["probabilities"] - probabilities(trunk, images)).max()
     if "exits" in asked.signatures:
         if not hasattr(model, "companions"):
             return False, "the export has exits; the model has no companions"
         expected = signatures.exits_of(model)(images, training=False)
-        depths = asked("exits", {"images": images})
+        depths = asked.answer("exits", {"images": images})
         for depth, logits in expected.items():
             off = max(off, np.abs(depths[depth] - softmax(logits)).max())
     return off <= tolerance, f"{len(images)} images, off by {off:.1e} at most"
@@ -200,8 +206,8 @@ def _batches(asked, images, tolerance):
     """An image has the same answer alone as among others, which a server batches."""
     images = np.resize(images, (max(3, len(images)), *images.shape[1:]))
     images = images + np.arange(len(images), dtype="float32")[:, None, None, None]
-    together = asked("serving_default", {"images": images})["probabilities"]
-    alone = [asked("serving_default", {"images": image[None]}) for image in images]
+    together = asked.answer("serving_default", {"images": images})["probabilities"]
+    alone = [asked.answer("serving_default", {"images": image[None]}) for image in images]
     off = np.abs(together - np.concatenate([answer["probabilities"] for answer in alone])).max()
     return off <= tolerance, f"{len(images)} images alone and together, off by {off:.1e}"
 
@@ -210,10 +216,8 @@ def _decoding(asked, shape, tolerance):
     pairs = hostile.decoded_by_pillow(shape)
     off = 0.0
     for file, pixels in pairs:
-        decoded = asked("serving_default", {"images": pixels[None].astype("float32")})
-        encoded = asked("predict_bytes", {"image_bytes": np.array([file], object)})
-        if isinstance(encoded, str):
-            return False, f"a PNG or JPEG that Pillow reads is refused: {encoded}"
+        decoded = asked.answer("serving_default", {"images": pixels[None].astype("float32")})
+        encoded = asked.answer("predict_bytes", {"image_bytes": np.array([file], object)})
         off = max(off, np.abs(decoded["probabilities"] - encoded["probabilities"]).max())
     return off <= tolerance, f"{len(pairs)} files, off by {off:.1e} from Pillow's pixels"
 
@@ -223,8 +227,10 @@ def _hostile(asked, version):
     images = _pixels(examples.read(version / served.EXAMPLES))
     shape = images.shape[1:]
     png, _ = hostile.decoded_by_pillow(shape)[0]
-    before = asked("serving_default", {"images": images})
-    memory = asked.runtime.peak
+    first = []
+    before = _check("before all that", _first, asked, images, first)
+    if not before.passed:
+        return [before]
     tensors = [(s, {asked.only_input(s): a}) for s, a in hostile.wrong_tensors(shape, png)]
     files = hostile.malformed_images(shape[-1]).values()
     requests = []
@@ -234,14 +240,26 @@ def _hostile(asked, version):
         serialized = [warmup.example(each).SerializeToString() for each in (file, png)]
         requests.append(("classify", {"inputs": np.array(serialized, object)}))
     return [
-        _check("wrong shapes, ranks, types", _refused, asked, tensors),
-        _check(f"{len(files)} malformed images", _refused, asked, requests),
-        _check("after all that", _unharmed, asked, images, before, memory),
+        refused("wrong shapes, ranks, types", asked, tensors),
+        refused(f"{len(files)} malformed images", asked, requests),
+        _check("after all that", _unharmed, asked, images, *first),
     ]
 
 
+def refused(name, asked, requests):
+    """The check of that name that every request, (signature, {input: array}), has an error.
+
+    The error must say why, and none may end the process or hang.
+    """
+    return _check(name, _refused, asked, requests)
+
+
+def _first(asked, images, first):
+    first += [asked.answer("serving_default", {"images": images}), asked.runtime.peak]
+    return True, f"{len(images)} images answered"
+
+
 def _refused(asked, requests):
-    """Every request has an error that says why, and none ends the process."""
     aborts, hangs, answered, unclear, slowest = [], [], [], [], 0.0
     for signature, feeds in requests:
         begun = time.perf_counter()
@@ -263,7 +281,7 @@ def _refused(asked, requests):
 
 
 def _unharmed(asked, images, before, memory):
-    after = asked("serving_default", {"images": images})
+    after = asked.answer("serving_default", {"images": images})
     same = all(np.array_equal(before[name], after[name]) for name in before)
     grown = asked.runtime.peak - memory
     answers = "the first answer again, to the bit" if same else "another answer than before"
