@@ -122,9 +122,9 @@ def check(server, folder, tolerance):
         FileNotFoundError: where there are no examples.
         ServerError: when there is no answer.
     """
+    stored, good = examples.read(folder), True
     labels = (folder.parent / "labels.txt").read_text(encoding="utf-8").splitlines()
-    good = True
-    for example in examples.read(folder):
+    for example in stored:
         try:
             answered = server.post(example.method, example.request)
         except Refused as refused:

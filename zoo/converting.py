@@ -45,7 +45,7 @@ def convert(version, form):
     path = version.parent / "exports" / f"{version.name}.{SUFFIX[form]}"
     path.parent.mkdir(exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    make, ask = {"onnx": (_make_onnx, _ask_onnx), "litert": (_make_litert, _ask_litert)}[form]
+    make, ask = {"onnx": (make_onnx, ask_onnx), "litert": (make_litert, ask_litert)}[form]
     try:
         make(version, partial)
         off = _difference(version, lambda images: ask(partial, images))
@@ -70,7 +70,7 @@ def _difference(version, ask):
     return float(max(off))
 
 
-def _make_onnx(version, file):
+def make_onnx(version, file):
     # Of tf2onnx the command line is what is documented; it prints, and keeps TensorFlow's state.
     command = [sys.executable, "-m", "tf2onnx.convert", "--saved-model", str(version)]
     command += ["--tag", "serve", "--signature_def", "serving_default", "--output", str(file)]
@@ -80,7 +80,7 @@ def _make_onnx(version, file):
         raise ExportError(f"tf2onnx failed on {version}: {child.stderr[-1000:]}")
 
 
-def _ask_onnx(file, images):
+def ask_onnx(file, images):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
@@ -88,14 +88,14 @@ def _ask_onnx(file, images):
     return session.run(["probabilities"], {image.name: images})[0]
 
 
-def _make_litert(version, file):
+def make_litert(version, file):
     converter = tf.lite.TFLiteConverter.from_saved_model(
         str(version), signature_keys=["serving_default"]
     )
     file.write_bytes(converter.convert())
 
 
-def _ask_litert(file, images):
+def ask_litert(file, images):
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(file))

@@ -12,10 +12,12 @@ import os
 import pathlib
 import shutil
 import tempfile
+import uuid
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import fingerprint_pb2
 
 from zoo import card, examples, served, signatures, verifying, warmup
 from zoo.asked import Asked
@@ -93,6 +95,7 @@ def export_savedmodel(
         draft = pathlib.Path(hidden, "draft")
         module, functions = signatures.module(model, labels, top_k, every_exit)
         tf.saved_model.save(module, draft, signatures=functions)
+        _name_by_content(draft)
         (draft / served.LABELS).parent.mkdir()
         text = "".join(f"{label}\n" for label in labels)
         (draft / served.LABELS).write_text(text, encoding="utf-8")
@@ -107,6 +110,16 @@ def export_savedmodel(
         path = _publish(draft, base, version)
     _describe(path, speed)
     return path
+
+
+def _name_by_content(draft):
+    """Give the SavedModel an identifier of its hashes; at random, no two exports would be equal."""
+    file = draft / "fingerprint.pb"
+    found = fingerprint_pb2.FingerprintDef.FromString(file.read_bytes())
+    found.ClearField("uuid")
+    content = found.SerializeToString(deterministic=True).hex()
+    found.uuid = str(uuid.uuid5(uuid.NAMESPACE_OID, content).int)
+    file.write_bytes(found.SerializeToString(deterministic=True))
 
 
 def _check_answers(draft, images):
