@@ -171,7 +171,6 @@ class StandIn:
         library = _c_api.load_library(tf.sysconfig.get_lib(), xla=xla)
         self.models = {name: Model(library, name, folder) for name, folder in folders.items()}
         self.poll_seconds, self.closing = poll_seconds, threading.Event()
-        self.answered, self.failed = 0, 0
         self.grpc = grpc.server(
             futures.ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1)]
         )
@@ -395,8 +394,8 @@ def rest_classify(servable, spec, body):
         features = {}
         for name, value in each.items():
             value = decoded(value)
-            values = [v.encode() if isinstance(v, str) else v for v in
-                      (value if isinstance(value, list) else [value])]  # fmt: skip
+            values = value if isinstance(value, list) else [value]
+            values = [each.encode() if isinstance(each, str) else each for each in values]
             features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
         examples.append(tf.train.Example(features=tf.train.Features(feature=features)))
     request = classification_pb2.ClassificationRequest(

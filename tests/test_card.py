@@ -42,7 +42,7 @@ def export(run, tmp_path_factory):
         LABELS,
         folder,
         images=pixels(count=2),
-        record=card.record(run),
+        record=card.record(run) | card.source(run / "model.keras"),
     )
     return folder
 
@@ -123,7 +123,7 @@ def test_two_exports_in_fresh_processes_are_equal_to_the_byte(run, tmp_path):
     [
         (["model.keras"], "give --labels FILE, a class a line"),
         (["model.keras", "--labels", "none.txt"], "no file 'none.txt'"),
-        (["none.keras", "--labels", "labels.txt"], "neither a run folder nor a .keras file"),
+        (["none.keras", "--labels", "labels.txt"], "not a finished run, and no .keras file"),
         (["model.keras", "--labels", "labels.txt", "--also", "tfjs"], "the form 'tfjs'"),
         (["model.keras", "--labels", "labels.txt", "--exits"], "with companions"),
         (["model.keras", "--labels", "few.txt"], "Received 2 labels; expected 7"),

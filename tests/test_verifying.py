@@ -55,7 +55,7 @@ def test_a_good_export_passes_every_check(version, supervised):
     checks = verifying.verify(version.parent, model=supervised)
     assert not failed(checks), checks
     assert [check.name for check in checks] == [
-        *("checksums", "graph", "loads"),
+        *("checksums", "graph", "loads", "card"),
         *("Keras, classify", "Keras, exits", "Keras, predict", "Keras, predict_bytes"),
         *("Keras, the model", "warm-up", "batches", "PNG and JPEG"),
         *("wrong shapes, ranks, types", "55 malformed images", "after all that", "beside it"),
@@ -152,6 +152,10 @@ def write_nonsense(version):
     (version / "saved_model.pb").write_bytes(b"no graph")
 
 
+def lose_the_card(version):
+    (version / served.CARD).unlink()
+
+
 def empty_the_index_of_the_weights(version):
     (version / "variables/variables.index").write_bytes(b"")
 
@@ -164,6 +168,7 @@ def empty_the_index_of_the_weights(version):
         (edit_the_graph(another_tag), "graph"),
         (write_nonsense, "graph"),
         (empty_the_index_of_the_weights, "loads"),
+        (lose_the_card, "card"),
     ],
 )
 def test_what_would_not_load_is_found(version, tmp_path, damage, expected):

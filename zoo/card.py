@@ -30,13 +30,11 @@ _UNKNOWN = "not recorded: look where the data come from before the model is pass
 
 
 def record(run):
-    """What a run folder tells of a model: {"recipe", "versions", "results", "source"}."""
-    run = Path(run)
-    told = {
-        name: json.loads((run / f"{name}.json").read_text(encoding="utf-8"))
+    """What a run folder tells of its model: {"recipe", "versions", "results"}."""
+    return {
+        name: json.loads((Path(run) / f"{name}.json").read_text(encoding="utf-8"))
         for name in ("recipe", "versions", "results")
     }
-    return {**told, **source(run / "model.keras")}
 
 
 def source(file):

@@ -205,7 +205,8 @@ def export(
     from zoo import card, converting, predicting, serving
 
     converting.check_installed(forms)
-    trained = predicting.load_model(model, with_companions=exits)
+    file = predicting.model_file(model, with_companions=exits)
+    trained = predicting.load_model(file)
     files = examples or (sorted((model / "examples").glob("*.png")) if run else ())
     path = serving.export_savedmodel(
         trained,
@@ -216,7 +217,7 @@ def export(
         exits=exits,
         images=predicting.read_examples(trained, files),
         image_names=[file.stem for file in files] or None,
-        record=card.record(model) if run else card.source(model),
+        record=(card.record(model) if run else {}) | card.source(file),
         tolerance=tolerance,
     )
     print(f"Exported and checked as a server would: {path}")
@@ -229,7 +230,7 @@ def export(
 
 def _read_labels(file, labels):
     if not file.is_file() or file.suffix != ".keras":
-        raise UsageError(f"{str(file)!r} is neither a run folder nor a .keras file.")
+        raise UsageError(f"{str(file)!r} is not a finished run, and no .keras file.")
     if labels is None:
         raise UsageError(f"{file} does not name its classes: give --labels FILE, a class a line.")
     if not labels.is_file():

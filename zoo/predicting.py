@@ -14,23 +14,27 @@ from zoo.served import ExportError, ServedModel
 WITH_COMPANIONS = "with_companions.keras"
 
 
-def load_model(run, *, with_companions=False):
-    """The trained model of a run folder, or a .keras file: raw pixels (batch, h, w, c) -> logits.
+def model_file(path, *, with_companions=False):
+    """The file of a run folder's model, or `path` if it is a file itself.
 
     `with_companions` asks for the `DeeplySupervised` that was trained, not for what ships of it.
 
     Raises:
         zoo.served.ExportError: for a run that has none.
     """
-    path = Path(run)
-    if path.is_dir():
-        path = path / (WITH_COMPANIONS if with_companions else "model.keras")
-        if not path.is_file():
-            raise ExportError(
-                f"There is no {path}: the run was not deeply supervised, or is older."
-            )
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    file = path / (WITH_COMPANIONS if with_companions else "model.keras")
+    if not file.is_file():
+        raise ExportError(f"There is no {file}: the run was not deeply supervised, or is older.")
+    return file
+
+
+def load_model(run, *, with_companions=False):
+    """The trained model of `model_file`: raw pixels (batch, h, w, c) -> logits."""
     # Not compiled: else Keras must know the run's loss and optimizer too.
-    return keras.models.load_model(path, compile=False)
+    return keras.models.load_model(model_file(run, with_companions=with_companions), compile=False)
 
 
 def read_examples(model, files):

@@ -228,7 +228,9 @@ def _check_images(model, images, names):
             f"Received example images {images.dtype} {images.shape}; expected uint8 of "
             f"{('n', *shape)}, n of 1 or more."
         )
-    return images, names or [f"{index:02d}" for index in range(len(images))]
+    if not names or len(set(names)) < len(images):
+        names = [f"{index:02d}" for index in range(len(images))]
+    return images, names
 
 
 def _answers(model, every_exit, images):

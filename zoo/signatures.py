@@ -67,8 +67,13 @@ def module(model, labels, top_k, exits=None):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
     def classify(inputs):
+        inputs = tf.ensure_shape(inputs, [None])
+        # An error of the parser quotes what it could not parse.
+        small = tf.reduce_all(tf.strings.length(inputs) <= MAX_BYTES + 1024)
+        message = f"an image of more than {MAX_BYTES} bytes, in a tf.Example"
+        inputs = _refuse_unless(small, message, inputs)
         feature = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string)}
-        examples = tf.io.parse_example(tf.ensure_shape(inputs, [None]), feature)
+        examples = tf.io.parse_example(inputs, feature)
         answers = answer_bytes(examples[IMAGE_FEATURE])
         # The Classify API takes these two and no third.
         return {name: answers[name] for name in ("classes", "scores")}

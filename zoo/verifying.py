@@ -56,8 +56,8 @@ def verify(directory, *, model=None, tolerance=None, timeout=60):
     if not checks[1].passed:
         return checks
     with Asked(version, timeout=timeout) as asked:
-        checks.append(loads(asked))
-        if not checks[2].passed:
+        checks += [loads(asked), _check("card", _card, version)]
+        if not all(check.passed for check in checks):
             return checks
         checks += answers(asked, version, model=model, tolerance=tolerance)
         checks += _hostile(asked, version)
@@ -104,7 +104,7 @@ def seconds(asked, images, batch, budget=0.3):
     times = []
     while not times or (len(times) < 10 and sum(times) < budget):
         begun = time.perf_counter()
-        asked("serving_default", {"images": images})
+        asked.answer("serving_default", {"images": images})
         times.append(time.perf_counter() - begun)
     return min(times)
 
@@ -146,6 +146,13 @@ def _loads(asked):
     asked.runtime.ask({}, [])
     seconds = time.perf_counter() - begun
     return True, f"through the C API, on the CPU, XLA off, in {seconds:.1f} s"
+
+
+def _card(version):
+    if not (version / served.CARD).is_file():
+        return False, f"there is no {served.CARD}: an export of an older zoo; export it again"
+    told, found = served.card(version), len(served.labels(version))
+    return len(told["labels"]) == found, f"{found} labels, tolerance {told['tolerance']:.0e}"
 
 
 def _example(asked, example, labels, tolerance):
