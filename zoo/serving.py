@@ -130,7 +130,12 @@ def _check_answers(draft, images):
             checks += verifying.answers(asked, draft)
         for check in checks:
             if not check.passed:
-                raise ExportError(f"The export does not hold; {check.name}: {check.found}")
+                hint = (
+                    " If it is rounding, give a larger tolerance."
+                    if "off by" in check.found
+                    else ""
+                )
+                raise ExportError(f"The export does not hold; {check.name}: {check.found}.{hint}")
         return {batch: verifying.seconds(asked, images, batch) for batch in (1, 32)}
 
 

@@ -216,7 +216,8 @@ def _batches(asked, images, tolerance):
     together = asked.answer("serving_default", {"images": images})["probabilities"]
     alone = [asked.answer("serving_default", {"images": image[None]}) for image in images]
     off = np.abs(together - np.concatenate([answer["probabilities"] for answer in alone])).max()
-    return off <= tolerance, f"{len(images)} images alone and together, off by {off:.1e}"
+    # Another batch is another order of sums; what depends on the others is off by a thousand times.
+    return off <= 10 * tolerance, f"{len(images)} images alone and together, off by {off:.1e}"
 
 
 def _decoding(asked, shape, tolerance):
