@@ -2,7 +2,7 @@
 
     examples/{00000_zero.png, ..., predict.json, predict.expected.json, ...}
 
-Each REQUEST.json is the body of a POST to TF Serving's REST API, METHOD in its name; beside it is
+Each REQUEST.json is the body of a POST to TF Serving's REST API; REQUEST.expected.json beside it is
 the answer of the Keras model, from which an answer of the server may differ in rounding alone.
 """
 
@@ -15,7 +15,6 @@ from pathlib import Path
 
 # In predict.json, which spells out every pixel.
 MAX_NUMBERS = 30_000
-METHODS = {"predict": "predict", "predict_bytes": "predict", "classify": "classify"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Example:
     @property
     def method(self):
         """Of the REST API: predict or classify."""
-        return METHODS.get(self.name, "predict")
+        return "classify" if "examples" in self.request else "predict"
 
     @property
     def signature(self):
@@ -52,26 +51,11 @@ def write(folder, images, names, probabilities, labels, top_k, exits=None):
     count = max(1, MAX_NUMBERS // images[0].size)
     pixels = images[:count].tolist()
     _save(folder, "predict", {"instances": pixels}, {"predictions": answers[:count]})
-    _save(
-        folder,
-        "predict_bytes",
-        {"signature_name": "predict_bytes", "instances": encoded},
-        {"predictions": answers},
-    )
-    _save(
-        folder,
-        "classify",
-        {
-            "signature_name": "classify",
-            "examples": [{"image/encoded": each} for each in encoded],
-        },
-        {
-            "results": [
-                [list(pair) for pair in zip(a["classes"], a["scores"], strict=True)]
-                for a in answers
-            ]
-        },
-    )
+    request = {"signature_name": "predict_bytes", "instances": encoded}
+    _save(folder, "predict_bytes", request, {"predictions": answers})
+    request = {"signature_name": "classify", "examples": [{"image/encoded": e} for e in encoded]}
+    pairs = [zip(row["classes"], row["scores"], strict=True) for row in answers]
+    _save(folder, "classify", request, {"results": [list(map(list, row)) for row in pairs]})
     if exits:
         depths = {depth: [_rounded(row) for row in rows] for depth, rows in exits.items()}
         rows = [dict(zip(depths, row, strict=True)) for row in zip(*depths.values(), strict=True)]
