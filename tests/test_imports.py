@@ -44,15 +44,42 @@ ALLOWED = {
         {"checkpoint", "deep_supervision", "predicting", "progress", "recipe", "report"},
         TENSORFLOW,
     ),
-    "serving": ({"_c_api"}, TENSORFLOW),
+    "signatures": (set(), {"keras", "tensorflow"}),
+    "served": ({"answers"}, {"numpy", "tensorflow"}),
+    # The standard library alone, for the client; Pillow encodes in the function that exports.
+    "examples": (set(), {"PIL"}),
+    "warmup": ({"signatures"}, {"numpy", "tensorflow", "tensorflow_serving"}),
+    "asked": ({"_c_api", "served", "signatures", "warmup"}, {"google", "numpy", "tensorflow"}),
+    "hostile": ({"signatures"}, {"numpy", "tensorflow", "PIL"}),
+    "verifying": (
+        {"_c_api", "asked", "examples", "hostile", "served", "signatures", "warmup"},
+        TENSORFLOW,
+    ),
+    "card": ({"report", "served", "signatures"}, {"jinja2", "keras", "tensorflow"}),
+    "serving": (
+        {"asked", "card", "examples", "served", "signatures", "verifying", "warmup"},
+        TENSORFLOW,
+    ),
+    "converting": (
+        {"asked", "examples", "served"},
+        {"ai_edge_litert", "numpy", "onnxruntime", "tensorflow"},
+    ),
+    "answers": (set(), {"rich"}),
+    "client": ({"answers", "examples", "grpc_client"}, set()),
+    "grpc_client": (
+        {"answers", "asked", "client", "examples"},
+        {"grpc", "tensorflow", "tensorflow_serving"},
+    ),
     "figures": (set(), {"numpy", "matplotlib"}),
     "report": ({"figures"}, {"keras", "numpy", "jinja2"}),
     "predicting": (
-        {"data", "layers", "preprocessing", "report", "serving"},
+        {"answers", "data", "deep_supervision", "distillation", "layers", "preprocessing"}
+        | {"report", "served"},
         {"keras", "numpy", "rich"},
     ),
     "cli": (
-        {"data", "predicting", "recipe", "report", "serving", "studies", "training"},
+        {"card", "client", "converting", "data", "predicting", "recipe", "report", "served"}
+        | {"serving", "studies", "training", "verifying"},
         {"keras", "rich", "tensorflow", "tyro"},
     ),
     # One rule for the folder.
@@ -64,6 +91,7 @@ ALLOWED = {
 }
 # In these, keras and TensorFlow may be imported by functions alone: they must load at once.
 LIGHT = {"__init__", "__main__", "cli", "recipe", "progress", "checkpoint", "_c_api", "figures"}
+LIGHT |= {"answers", "client", "examples"}
 
 
 def rule(path):

@@ -13,52 +13,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from exports import COLOUR, GREY, LABELS, encode, network, pixels, probabilities_of
 from keras import layers
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from zoo import CompanionHead, DeeplySupervised
-from zoo.serving import (
-    ExportError,
-    ServedModel,
-    export_savedmodel,
-    run_as_a_server,
-    verify_as_a_server,
-)
-
-GREY, COLOUR = (8, 8, 1), (12, 12, 3)
-LABELS = ["ant", "bée", "cat", "dog", "elk", "fox", "gnu"]
-
-
-def network(image=COLOUR, classes=7, dtype="float32"):
-    """A small net with every layer that behaves otherwise in training, and weights that matter."""
-    keras.utils.set_random_seed(3)
-    images = x = keras.Input(image, name="pixels")
-    x = layers.Rescaling(1 / 255, dtype=dtype)(x)
-    x = layers.Conv2D(8, 3, padding="same", activation="relu", dtype=dtype, name="conv")(x)
-    x = layers.BatchNormalization(dtype=dtype)(x)
-    x = layers.Dropout(0.5, dtype=dtype)(x)
-    x = layers.Conv2D(classes, 1, dtype=dtype)(x)
-    model = keras.Model(images, layers.GlobalAveragePooling2D(dtype=dtype, name="mean")(x))
-    random = np.random.default_rng(4)
-    model.set_weights([random.uniform(0.2, 1.5, w.shape) * (w + 0.1) for w in model.get_weights()])
-    return model
-
-
-def pixels(image=COLOUR, count=5, seed=5):
-    return np.random.default_rng(seed).integers(0, 256, (count, *image), "uint8")
-
-
-def probabilities_of(model, images):
-    logits = model.predict(images.astype("float32"), verbose=0).astype("float64")
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
-def encode(image, form="PNG", **options):
-    file = io.BytesIO()
-    Image.fromarray(image.squeeze()).save(file, form, **options)
-    return file.getvalue()
+from zoo.asked import run_as_a_server
+from zoo.served import ExportError, ServedModel
+from zoo.serving import export_savedmodel
 
 
 def png_header(width, height):
@@ -165,6 +128,10 @@ def test_the_signatures_are_those_that_clients_rely_on(exports, image, classes, 
     golden = {
         "serving_default": ({"images": ("float32", (-1, *image))}, outputs),
         "predict_bytes": ({"image_bytes": ("string", (-1,))}, outputs),
+        "classify": (
+            {"inputs": ("string", (-1,))},
+            {name: outputs[name] for name in ("classes", "scores")},
+        ),
     }
 
     def table(tensors):
@@ -239,8 +206,11 @@ def test_a_server_answers_right_images_and_refuses_wrong_ones_without_an_abort(e
     np.testing.assert_allclose(single, expected[:1], atol=1e-6)
 
 
-def test_a_stock_export_aborts_or_answers_nonsense_for_the_same_requests(exports, tmp_path):
+def test_a_stock_export_aborts_or_answers_nonsense_for_the_same_requests(
+    exports, tmp_path, monkeypatch
+):
     model, _ = exports[COLOUR]
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")  # the default on newer processors alone
     model.export(tmp_path / "stock", verbose=False)
     (answer,) = run_as_a_server(
         tmp_path / "stock", [np.ones((1, 16, 16, 3), "float32")], output="output_0"
@@ -281,11 +251,10 @@ def test_a_server_refuses_what_is_no_small_png_or_jpeg_and_says_why(exports):
     for reason, file in wrong:
         with pytest.raises(ValueError, match=reason):
             served.predict_bytes([PNG, file])
-    files = [PNG, *(file for _, file in wrong if file), PNG]
-    requests = [np.array([np.void(file)]) for file in files]
+    files = [PNG, *(file for _, file in wrong), PNG]
+    requests = [np.array([file], object) for file in files]
     answers = run_as_a_server(exports[COLOUR][1], requests, signature="predict_bytes")
-    reasons = [reason for reason, file in wrong if file]
-    for reason, answer in zip(reasons, answers[1:-1], strict=True):
+    for (reason, _), answer in zip(wrong, answers[1:-1], strict=True):
         assert isinstance(answer, str), f"{answer.shape} instead of {reason}"
         assert reason in answer
     expected = served.predict_bytes([PNG])["probabilities"]
@@ -332,7 +301,8 @@ def test_an_export_is_readable_by_others_and_sha256sum_agrees(exports, tmp_path)
     _, version = exports[COLOUR]
     (tmp_path / "usual").mkdir()
     assert version.stat().st_mode == (tmp_path / "usual").stat().st_mode
-    assert [path.name for path in version.parent.iterdir()] == ["1"]
+    beside = {path.name for path in version.parent.iterdir()}
+    assert beside == {"1", "README.md", "card.json", "labels.txt", "examples"}
     labels = (version / "assets.extra/labels.txt").read_text("utf-8")
     assert labels == "".join(f"{label}\n" for label in LABELS)
     command = ["sha256sum", "--strict", "-c", "SHA256SUMS"]
@@ -441,25 +411,13 @@ class Compiled(layers.Layer):
         return tf.function(tf.negative, jit_compile=True)(x)
 
 
-@pytest.mark.parametrize(("layer", "reason"), [(InPython, "pyfunc"), (Compiled, "XLA")])
+@pytest.mark.parametrize(("layer", "reason"), [(InPython, "PyFunc"), (Compiled, "Xla")])
 def test_an_export_that_a_server_could_not_run_leaves_nothing_behind(tmp_path, layer, reason):
     trunk = network()
     model = keras.Model(trunk.input, layer()(trunk.output))
     with pytest.raises(ExportError, match=reason):
         export_savedmodel(model, LABELS, tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_verification_finds_an_answer_that_is_off(exports):
-    model, version = exports[COLOUR]
-    images = pixels().astype("float32")
-    expected = probabilities_of(model, images)
-    np.testing.assert_allclose(verify_as_a_server(version, images, expected), expected, atol=1e-6)
-    expected[3, 2] += 2e-5
-    with pytest.raises(ExportError, match="differs from the model by 2e-05"):
-        verify_as_a_server(version, images, expected)
-    with pytest.raises(ExportError, match="fails where the model answers"):
-        verify_as_a_server(version, images[0], expected)
 
 
 def export_for_ever(folder):
@@ -483,7 +441,7 @@ def test_a_killed_export_never_leaves_a_version_that_does_not_load(tmp_path):
         child.kill()
         child.join()
     assert list(tmp_path.glob(".export-*")), "no kill fell into an export"
-    versions = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".export-")}
+    versions = {path.name for path in tmp_path.glob("[0-9]*")}
     assert versions == {str(version + 1) for version in range(len(versions))}
     expected = probabilities_of(network(), pixels())
     for version in versions:

@@ -1,54 +1,124 @@
-"""Answer requests to a SavedModel through TensorFlow's C API, in a process of their own.
+"""Ask a SavedModel through TensorFlow's C API: the loader and the session of TF Serving.
 
-The loader and the session are those of TF Serving. TensorFlow's Python checks shapes before it
-feeds them, and so hides what a server does with a wrong one: hence ctypes and NumPy alone. `ask`
-runs this file as a script; a request that would abort the server aborts the script.
+TensorFlow's Python checks shapes before it feeds them, and so hides what a server does with a wrong
+one: hence ctypes and NumPy alone. `Runtime` runs this file as a script; a request that would abort
+the server aborts the script.
 
-    python _c_api.py LIBRARIES EXPORT INPUT OUTPUT < requests > answers
+    python _c_api.py LIBRARIES EXPORT < messages > messages
 
-Requests and answers are .npy files end to end. A void array is a batch of byte strings of one
-length; an answer is a float32 array, or a string: the error.
+A message is one line of JSON, whose "tensors" are [name, type, shape, sizes], and then the bytes of
+the tensors: one size for numbers, one for each string. Strings are object arrays of bytes.
 """
 
 import ctypes
-import io
+import json
+import math
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 
 import numpy as np
 
-FLOAT = 1
 STRING = 7
-DATA_TYPES = {"float32": FLOAT, "int32": 3, "uint8": 4}
+DATA_TYPES = {
+    **{"float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int16": 5, "int8": 6, "object": STRING},
+    **{"complex64": 8, "int64": 9, "bool": 10, "uint16": 17, "float16": 19, "uint32": 22},
+}
 TSTRING_BYTES = 24  # sizeof(TF_TString)
 
 
-def ask(libraries, export, input_name, output_name, requests):
-    """The answers of the export in the folder `export`, in the order of the requests.
+class Refused(Exception):
+    """What the session says of a request it does not answer; `code` is TensorFlow's."""
 
-    `libraries` is the folder of libtensorflow_cc; the names are those of tensors in the graph.
+    def __init__(self, code, message):
+        super().__init__(message)
+        self.code = code
 
-    Raises:
-        RuntimeError: when the export does not load, or a request ends the process.
+
+class Stopped(RuntimeError):
+    """The export does not load, or a request ended the process, or had no answer in time."""
+
+
+class Runtime:
+    """An export, loaded by a child process on the CPU with XLA off; half a second.
+
+    `libraries` is the folder of libtensorflow_cc, `export` a version. A request may stop the child;
+    the next one starts another. `peak` is the most memory a child has held, in bytes, and `loaded`
+    what it held before the first request.
     """
-    stdin = io.BytesIO()
-    for request in requests:
-        np.save(stdin, request, allow_pickle=False)
-    # -P keeps the folder of this file, whose modules could shadow others, off the path.
-    script = [sys.executable, "-P", __file__, libraries, export, input_name, output_name]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    child = subprocess.run(script, input=stdin.getvalue(), capture_output=True, env=environment)
-    if child.returncode:
-        code = child.returncode
-        end = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        log = child.stderr.decode(errors="replace")[-2000:]
-        raise RuntimeError(f"{export} stopped the server's runtime ({end}):\n{log}")
-    stdout = io.BytesIO(child.stdout)
-    answers = [np.load(stdout, allow_pickle=False) for _ in requests]
-    return [answer.item() if answer.dtype.kind == "U" else answer for answer in answers]
+
+    def __init__(self, libraries, export, *, timeout=60):
+        self.export, self.timeout = export, timeout
+        # -P keeps the folder of this file, whose modules could shadow others, off the path.
+        self.script = [sys.executable, "-P", __file__, str(libraries), str(export)]
+        self.child, self.loaded, self.peak = None, 0, 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.child is not None:
+            self.child.stdin.close()
+            self.child.wait()
+            self.child.stdout.close()
+            self.log.close()
+
+    def ask(self, feeds, fetches):
+        """{tensor: array}, [tensor] -> {tensor: array}, or the error as a string.
+
+        Raises:
+            Stopped: see there; it says how.
+        """
+        if self.child is None:
+            self._start()
+        return self._exchange({"fetches": fetches}, feeds)
+
+    def _start(self):
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the child has ended
+        self.child = subprocess.Popen(
+            self.script,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        )
+        self._exchange({"fetches": []}, {})
+        self.loaded = self.loaded or self.peak
+
+    def _exchange(self, header, feeds):
+        late = threading.Event()
+        child = self.child
+
+        def give_up():
+            late.set()
+            child.kill()
+
+        timer = threading.Timer(self.timeout, give_up)
+        timer.start()
+        try:
+            write_message(child.stdin, header, feeds)
+            answer, tensors = read_message(child.stdout)
+        except (OSError, EOFError):
+            raise self._stopped(f"no answer in {self.timeout} s" if late.is_set() else "") from None
+        finally:
+            timer.cancel()
+        self.peak = max(self.peak, answer["peak"])
+        return answer.get("error", tensors)
+
+    def _stopped(self, reason):
+        self.child.stdout.close()
+        code = self.child.wait()
+        self.child = None
+        ended = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        self.log.seek(0)
+        log = self.log.read().decode(errors="replace")[-2000:]
+        self.log.close()
+        return Stopped(f"{self.export} stopped the server's runtime ({reason or ended}):\n{log}")
 
 
 class Pointer(ctypes.c_void_p):
@@ -63,89 +133,174 @@ class Endpoint(ctypes.Structure):
 
 RETURN_TYPES = {
     Pointer: """TF_NewStatus TF_NewGraph TF_NewSessionOptions TF_LoadSessionFromSavedModel
-        TF_GraphOperationByName TF_AllocateTensor TF_TensorData""",
+        TF_GraphOperationByName TF_AllocateTensor TF_TensorData TF_StringGetDataPointer""",
     ctypes.c_char_p: "TF_Message",
     ctypes.c_int64: "TF_Dim",
+    ctypes.c_size_t: "TF_TensorByteSize TF_StringGetSize",
 }
 
 
-def load_library(folder):
-    """Load libtensorflow_cc, with XLA off: in a server started without flags it is off."""
+def load_library(folder, *, xla=False):
+    """Load libtensorflow_cc, with XLA off, for the whole process: in a server it is off."""
     for name in ("libtensorflow_framework", "libtensorflow_cc"):
         file = next(pathlib.Path(folder).glob(f"{name}.*"))
         library = ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)
     for return_type, names in RETURN_TYPES.items():
         for name in names.split():
             getattr(library, name).restype = return_type
-    library._ZN10tensorflow21DisableXlaCompilationEv()
+    if not xla:
+        library._ZN10tensorflow21DisableXlaCompilationEv()
     return library
 
 
 class Session:
-    """The graph with the tag `serve` of an export, ready to answer; `library` as loaded above."""
+    """The graph with the tag `serve` of an export; `library` as loaded above. Any thread may run.
+
+    Raises:
+        Refused: when the export does not load.
+    """
 
     def __init__(self, library, export):
         self.library = library
-        self.status = library.TF_NewStatus()
         self.graph = library.TF_NewGraph()
         options, tags = library.TF_NewSessionOptions(), (ctypes.c_char_p * 1)(b"serve")
+        status = library.TF_NewStatus()
         self.session = library.TF_LoadSessionFromSavedModel(
-            options, None, export.encode(), tags, 1, self.graph, None, self.status
+            options, None, str(export).encode(), tags, 1, self.graph, None, status
         )
-        if self.error():
-            sys.exit(self.error())
+        self.check(status)
 
-    def error(self):
-        if self.library.TF_GetCode(self.status):
-            return self.library.TF_Message(self.status).decode(errors="replace")
+    def check(self, status):
+        code = self.library.TF_GetCode(status)
+        message = self.library.TF_Message(status).decode(errors="replace")
+        self.library.TF_DeleteStatus(status)
+        if code:
+            raise Refused(code, message)
 
-    def run(self, input_name, output_name, request):
-        feeds = (Pointer * 1)(self.tensor(request))
-        fetched = (Pointer * 1)()
-        self.library.TF_SessionRun(
-            *(self.session, None),
-            *(self.endpoint(input_name), feeds, 1),
-            *(self.endpoint(output_name), fetched, 1),
-            *(None, 0, None, self.status),
-        )
-        return np.array(self.error()) if self.error() else self.array(fetched[0])
+    def run(self, feeds, fetches):
+        """{tensor: array}, [tensor] -> {tensor: array}; raises Refused."""
+        ends = self.endpoints(feeds), self.endpoints(fetches)
+        tensors = [self.tensor(array) for array in feeds.values()]
+        fetched = (Pointer * len(fetches))()
+        status = self.library.TF_NewStatus()
+        try:
+            self.library.TF_SessionRun(
+                *(self.session, None),
+                *(ends[0], (Pointer * len(tensors))(*tensors), len(tensors)),
+                *(ends[1], fetched, len(fetches)),
+                *(None, 0, None, status),
+            )
+            self.check(status)
+            return {name: self.array(tensor) for name, tensor in zip(fetches, fetched, strict=True)}
+        finally:
+            for tensor, array in zip(tensors, feeds.values(), strict=True):
+                for index in range(array.size if array.dtype == object else 0):
+                    self.library.TF_StringDealloc(self.string(tensor, index))
+            for tensor in (*tensors, *fetched):
+                if tensor:
+                    self.library.TF_DeleteTensor(tensor)
 
-    def endpoint(self, name):
-        operation, index = name.split(":")
-        found = self.library.TF_GraphOperationByName(self.graph, operation.encode())
-        return (Endpoint * 1)(Endpoint(found, int(index)))
+    def endpoints(self, names):
+        found = (Endpoint * len(names))()
+        for endpoint, name in zip(found, names, strict=True):
+            operation, index = name.split(":")
+            pointer = self.library.TF_GraphOperationByName(self.graph, operation.encode())
+            if not pointer:
+                raise Refused(5, f"the graph has no operation {operation!r}")
+            endpoint.operation, endpoint.index = pointer.value, int(index)
+        return found
 
     def tensor(self, array):
-        strings = array.dtype.kind == "V"
-        data_type = STRING if strings else DATA_TYPES[array.dtype.name]
-        size = ctypes.c_size_t(array.size * TSTRING_BYTES if strings else array.nbytes)
-        shape = (ctypes.c_int64 * array.ndim)(*array.shape)
-        tensor = self.library.TF_AllocateTensor(data_type, shape, array.ndim, size)
-        data = self.library.TF_TensorData(tensor)
+        strings = array.dtype == object
+        size = array.size * TSTRING_BYTES if strings else array.nbytes
+        tensor = self.library.TF_AllocateTensor(
+            DATA_TYPES[array.dtype.name],
+            (ctypes.c_int64 * array.ndim)(*array.shape),
+            array.ndim,
+            ctypes.c_size_t(size),
+        )
         if not strings:
-            ctypes.memmove(data, array.tobytes(), array.nbytes)
+            ctypes.memmove(self.library.TF_TensorData(tensor), array.tobytes(), size)
             return tensor
         for index, item in enumerate(array.flat):
-            place = Pointer(data.value + index * TSTRING_BYTES)
+            place = self.string(tensor, index)
             self.library.TF_StringInit(place)
-            self.library.TF_StringCopy(place, item.tobytes(), ctypes.c_size_t(array.itemsize))
+            self.library.TF_StringCopy(place, item, ctypes.c_size_t(len(item)))
         return tensor
 
+    def string(self, tensor, index):
+        return Pointer(self.library.TF_TensorData(tensor).value + index * TSTRING_BYTES)
+
     def array(self, tensor):
-        if self.library.TF_TensorType(tensor) != FLOAT:
-            return np.array("the output is not float32")
+        number = self.library.TF_TensorType(tensor)
+        names = [name for name, each in DATA_TYPES.items() if each == number]
+        if not names:
+            raise Refused(3, f"the output has the type number {number}; expected a type of NumPy")
         shape = [self.library.TF_Dim(tensor, i) for i in range(self.library.TF_NumDims(tensor))]
-        data = ctypes.string_at(self.library.TF_TensorData(tensor), 4 * int(np.prod(shape)))
-        return np.frombuffer(data, "float32").reshape(shape)
+        if number != STRING:
+            size = self.library.TF_TensorByteSize(tensor)
+            data = ctypes.string_at(self.library.TF_TensorData(tensor), size)
+            return np.frombuffer(data, names[0]).reshape(shape)
+        array = np.empty(math.prod(shape), object)
+        for index in range(array.size):
+            place = self.string(tensor, index)
+            text, size = (
+                self.library.TF_StringGetDataPointer(place),
+                self.library.TF_StringGetSize(place),
+            )
+            array[index] = ctypes.string_at(text, size)
+        return array.reshape(shape)
 
 
-def main(libraries, export, input_name, output_name):
-    """In the child: the requests come on standard input as .npy, the answers leave likewise."""
-    session = Session(load_library(libraries), export)
-    requests = io.BytesIO(sys.stdin.buffer.read())
-    while requests.tell() < len(requests.getbuffer()):
-        answer = session.run(input_name, output_name, np.load(requests, allow_pickle=False))
-        np.lib.format.write_array(sys.stdout.buffer, answer, allow_pickle=False)
+def write_message(stream, header, arrays):
+    """Write the JSON line of `header`, and {name: array} behind it."""
+    tensors, parts = [], []
+    for name, array in arrays.items():
+        items = list(array.flat) if array.dtype == object else [array.tobytes()]
+        tensors.append([name, array.dtype.name, array.shape, [len(item) for item in items]])
+        parts += items
+    stream.write(json.dumps({**header, "tensors": tensors}).encode() + b"\n")
+    for part in parts:
+        stream.write(part)
+    stream.flush()
+
+
+def read_message(stream):
+    """(header, {name: array}) of the next message; EOFError where there is none."""
+    line = stream.readline()
+    if not line:
+        raise EOFError
+    header = json.loads(line)
+    arrays = {}
+    for name, dtype, shape, sizes in header.pop("tensors"):
+        items = [stream.read(size) for size in sizes]
+        if dtype == "object":
+            array = np.empty(len(items), object)
+            array[:] = items
+        else:
+            array = np.frombuffer(items[0], dtype)
+        arrays[name] = array.reshape(shape)
+    return header, arrays
+
+
+def main(libraries, export):
+    """In the child: answer each message with one."""
+    try:
+        session = Session(load_library(libraries), export)
+    except Refused as refused:
+        sys.exit(str(refused))
+    while True:
+        try:
+            header, feeds = read_message(sys.stdin.buffer)
+        except EOFError:
+            return
+        answer, outputs = {}, {}
+        try:
+            outputs = session.run(feeds, header["fetches"]) if header["fetches"] else {}
+        except Refused as refused:
+            answer["error"] = str(refused)
+        answer["peak"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        write_message(sys.stdout.buffer, answer, outputs)
 
 
 if __name__ == "__main__":

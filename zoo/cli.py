@@ -111,21 +111,42 @@ def evaluate(run: Positional[Path], data: str | None = None):
     predicting.show_evaluation(predicting.load_model(run), test)
 
 
-def predict(model: Positional[Path], images: Positional[tuple[Path, ...]], top: int = 5):
+def predict(
+    inputs: Annotated[Positional[tuple[Path, ...]], arg(name="", metavar="[MODEL] IMAGE...")],
+    top: int = 5,
+    server: str | None = None,
+    check: Path | None = None,
+    timeout: float = 10.0,
+    retries: int = 2,
+    tolerance: float = 1e-5,
+):
     """Classify PNG or JPEG images: a table of labels and probabilities.
 
     Args:
-        model: a run folder, or an export.
-        images: image files.
+        inputs: a run folder or an export, and image files; with --server, the files alone.
         top: how many classes to show.
+        server: ask this one: http://HOST:8501/v1/models/NAME, or grpc://HOST:8500/v1/models/NAME.
+        check: with --server: send the examples of this folder, and compare with Keras' answers.
+        timeout: seconds for a try to reach the server.
+        retries: of a request that got no answer.
+        tolerance: how far a probability may be off, with --check.
     """
     if top < 1:
         raise UsageError(f"--top is a number of classes, 1 or more; received {top}.")
-    if not images:
-        raise UsageError("zoo predict MODEL IMAGE... received no image.")
+    if timeout <= 0 or retries < 0:
+        raise UsageError("--timeout is a positive number of seconds, and --retries 0 or more.")
+    if check and not server:
+        raise UsageError("--check compares a server's answers: it needs --server URL.")
+    model, images = (None, inputs) if server else (inputs[:1], inputs[1:])
+    if not images and not check:
+        what = "--server URL" if server else "MODEL"
+        raise UsageError(f"zoo predict {what} IMAGE... received no image.")
     for image in images:
         if not image.is_file():
             raise UsageError(f"There is no image {str(image)!r}.")
+    if server:
+        return _ask_server(server, images, top, check, timeout, retries, tolerance)
+    (model,) = model
     labels = _results(model)["label_names"] if (model / "model.keras").is_file() else None
     _import_tensorflow()
     from zoo import predicting
@@ -133,21 +154,131 @@ def predict(model: Positional[Path], images: Positional[tuple[Path, ...]], top: 
     predicting.show_predictions(model, labels, images, top)
 
 
-def export(run: Positional[Path], out: Path | None = None):
-    """Make a SavedModel that TF Serving loads, from a trained run.
+def _ask_server(url, images, top, check, timeout, retries, tolerance):
+    if url.startswith("grpc:"):
+        _import_tensorflow()
+    from zoo import client
+
+    try:
+        server = client.connect(url, timeout=timeout, retries=retries)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if images:
+        client.show_predictions(server, images, top)
+    if check and not client.check(server, check, tolerance):
+        sys.exit(1)
+
+
+def export(
+    model: Positional[Path],
+    out: Path | None = None,
+    labels: Path | None = None,
+    version: int | None = None,
+    top_k: int = 5,
+    exits: bool = False,
+    examples: tuple[Path, ...] = (),
+    also: str = "",
+    tolerance: float | None = None,
+):
+    """Make a SavedModel that TF Serving loads, checked as a server would load it.
 
     Args:
-        run: a run folder.
-        out: the folder that gets the next version; by default saved_models/RECIPE.
+        model: a run folder, or a .keras file.
+        out: the folder that gets the next version; by default saved_models/NAME of recipe or file.
+        labels: a text file, a class a line; for a .keras file.
+        version: of the export; by default the next. Versions are never overwritten.
+        top_k: how many classes the answers name.
+        exits: add a signature with the answers of every depth of a deeply supervised model.
+        examples: images for the examples of the export; by default those of the run, or noise.
+        also: other forms, compared with Keras: onnx, litert, or onnx,litert.
+        tolerance: how far a probability may be off Keras'.
     """
-    labels = _results(run)["label_names"]
-    out = out or Path("saved_models") / run.resolve().parent.name
+    run = model.is_dir()
+    if run:
+        names = _results(model)["label_names"]
+        name = model.resolve().parent.name
+    else:
+        names, name = _read_labels(model, labels), model.stem
+    out = out or Path("saved_models") / name
+    forms = tuple(form.strip() for form in also.split(",") if form.strip())
     _import_tensorflow()
-    from zoo import predicting, serving
+    from zoo import card, converting, predicting, serving
 
-    version = serving.export_savedmodel(predicting.load_model(run), labels, out)
-    print(f"Exported and checked as a server would: {version}")
-    print(f"Next  zoo predict {out} IMAGE...")
+    converting.check_installed(forms)
+    file = predicting.model_file(model, with_companions=exits)
+    trained = predicting.load_model(file)
+    files = examples or (sorted((model / "examples").glob("*.png")) if run else ())
+    path = serving.export_savedmodel(
+        trained,
+        names,
+        out,
+        version=version,
+        top_k=top_k,
+        exits=exits,
+        images=predicting.read_examples(trained, files),
+        image_names=[file.stem for file in files] or None,
+        record=(card.record(model) if run else {}) | card.source(file),
+        tolerance=tolerance,
+    )
+    print(f"Exported and checked as a server would: {path}")
+    for form in forms:
+        made, off = converting.convert(path, form)
+        print(f"{form}, off Keras by {off:.1e} at most: {made}")
+    print(f"The card  {out / 'README.md'}")
+    print(f"Next      zoo verify {out}    zoo predict {out} IMAGE...")
+
+
+def _read_labels(file, labels):
+    if not file.is_file() or file.suffix != ".keras":
+        raise UsageError(f"{str(file)!r} is not a finished run, and no .keras file.")
+    if labels is None:
+        raise UsageError(f"{file} does not name its classes: give --labels FILE, a class a line.")
+    if not labels.is_file():
+        raise UsageError(f"There is no file {str(labels)!r} with labels.")
+    return labels.read_text(encoding="utf-8").splitlines()
+
+
+def verify(
+    directory: Positional[Path],
+    model: Path | None = None,
+    tolerance: float | None = None,
+    timeout: float = 60.0,
+):
+    """Prove an export without a server: load it as the server does, and ask it everything.
+
+    Exit code 0 if every check holds, 1 if one does not.
+
+    Args:
+        directory: an export: the folder of its versions, or one version.
+        model: compare with this model too: the .keras file or the run that was exported.
+        tolerance: how far a probability may be off Keras'; by default what the export says.
+        timeout: seconds after which an answer counts as none.
+    """
+    if timeout <= 0:
+        raise UsageError(f"--timeout is a positive number of seconds; received {timeout}.")
+    if model and not model.exists():
+        raise UsageError(f"There is no model {str(model)!r}.")
+    _import_tensorflow()
+    from rich.console import Console
+    from rich.table import Table
+
+    from zoo import predicting, served, verifying
+
+    version = served.find_version(directory)
+    compared = None
+    if model:
+        compared = predicting.load_model(model, with_companions=predicting.has_exits(version))
+    checks = verifying.verify(version, model=compared, tolerance=tolerance, timeout=timeout)
+    table = Table("", "check", "found", box=None)
+    for check in checks:
+        table.add_row("right" if check.passed else "WRONG", check.name, check.found)
+    Console(width=max(Console().width, 140), highlight=False, markup=False).print(table)
+    wrong = sum(not check.passed for check in checks)
+    print(
+        f"{version}: {wrong} of {len(checks)} checks failed" if wrong else f"{version} can serve."
+    )
+    if wrong:
+        sys.exit(1)
 
 
 def report(run: Positional[Path]):
@@ -215,6 +346,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
+    "verify": verify,
     "report": report,
     "figure": figure,
 }
@@ -257,7 +389,9 @@ def _exit_code(error):
     for module, name, code in (
         ("zoo.data", "DataError", 2),
         ("zoo.teachers", "TeacherError", 2),
-        ("zoo.serving", "ExportError", 2),
+        ("zoo.served", "ExportError", 2),
+        ("zoo.client", "Refused", 2),
+        ("zoo.client", "ServerError", 1),
         ("zoo.training", "TrainingError", 1),
         ("zoo.checkpoint", "CheckpointError", 1),
     ):

@@ -8,14 +8,46 @@ from rich.console import Console
 from rich.table import Table
 
 # Keras must know our layers before it reads a model.
-from zoo import data, layers, preprocessing, report  # noqa: F401
-from zoo.serving import ServedModel
+from zoo import answers, data, deep_supervision, distillation, layers, preprocessing, report, served  # noqa: F401
+from zoo.served import ExportError, ServedModel
+
+WITH_COMPANIONS = "with_companions.keras"
 
 
-def load_model(run):
-    """The trained model of a run folder: raw pixels (batch, h, w, c) -> logits."""
+def model_file(path, *, with_companions=False):
+    """The file of a run folder's model, or `path` if it is a file itself.
+
+    `with_companions` asks for the `DeeplySupervised` that was trained, not for what ships of it.
+
+    Raises:
+        zoo.served.ExportError: for a run that has none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    file = path / (WITH_COMPANIONS if with_companions else "model.keras")
+    if not file.is_file():
+        raise ExportError(f"There is no {file}: the run was not deeply supervised, or is older.")
+    return file
+
+
+def load_model(run, *, with_companions=False):
+    """The trained model of `model_file`: raw pixels (batch, h, w, c) -> logits."""
     # Not compiled: else Keras must know the run's loss and optimizer too.
-    return keras.models.load_model(Path(run) / "model.keras", compile=False)
+    return keras.models.load_model(model_file(run, with_companions=with_companions), compile=False)
+
+
+def read_examples(model, files):
+    """Image files -> (n, h, w, c) uint8, as `model` takes them; None for no files."""
+    if not files:
+        return None
+    shape = getattr(model, "trunk", model).input_shape[1:]
+    return np.stack([data.read_image(file, shape) for file in files])
+
+
+def has_exits(version):
+    """Whether an export has the signature `exits`."""
+    return bool(served.card(version)["exits"])
 
 
 def predict(model, labels, images):
@@ -49,15 +81,11 @@ def measure(model, images):
 def show_predictions(model, labels, images, top):
     """Print the `top` classes of each image."""
     probabilities, labels = predict(model, labels, images)
-    table = Table("image", "label", "probability", f"then, of {len(labels)}", box=None)
-    table.columns[2].justify = "right"
-    table.columns[0].no_wrap = True
-    for image, row in zip(images, probabilities, strict=True):
-        first, *others = np.argsort(-row)[:top]
-        rest = ", ".join(f"{labels[index]} {_percent(row[index])}" for index in others)
-        table.add_row(str(image), str(labels[first]), _percent(row[first]), rest)
-    # On a narrow terminal a long line breaks; a folded column of paths could not be read at all.
-    Console(width=max(Console().width, 140)).print(table)
+    ranked = [
+        [(str(labels[index]), row[index]) for index in np.argsort(-row)[:top]]
+        for row in probabilities
+    ]
+    answers.show(images, ranked, len(labels))
 
 
 def show_evaluation(model, images):

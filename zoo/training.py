@@ -252,9 +252,7 @@ class _Session:
         """The files a person opens: the model to ship, its results, the page."""
         self.progress.stop()
         model = self.shipped
-        partial = self.folder / "model.partial.keras"
-        model.save(partial)
-        os.replace(partial, self.folder / "model.keras")
+        _save(model, self.folder / "model.keras")
         predicted, loss = predicting.measure(model, self.judging)
         correct = predicted == self.judging.labels
         results = {
@@ -276,6 +274,7 @@ class _Session:
         supervised = getattr(self.model, "student", self.model)
         if isinstance(supervised, DeeplySupervised):
             results["exits"] = self.exits(supervised)
+            _save_uncompiled(supervised, self.folder / predicting.WITH_COMPANIONS)
         _write_metrics(self.folder / "metrics.csv", self.history)
         # Written last but for the page, which can be drawn again: its presence says "complete".
         _write_json(self.folder / "results.json", results)
@@ -308,6 +307,19 @@ class _Session:
     @property
     def names(self):
         return [str(name) for name in self.training.label_names]
+
+
+def _save(model, path):
+    partial = path.with_suffix(".partial.keras")
+    model.save(partial)
+    os.replace(partial, path)
+
+
+def _save_uncompiled(model, path):
+    """Save a copy: without the optimizer, which is as large as the model, and without a loss."""
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    _save(copy, path)
 
 
 def _shipped(model):

@@ -1,0 +1,145 @@
+"""The model card: what an export is, where it comes from, what it takes, and what it cannot do.
+
+`facts` are the same at every export of a model and lie in the version, card.json; the card beside
+the versions adds what was measured at the export, and README.md is the same for people.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+
+import jinja2
+import keras
+import tensorflow as tf
+
+from zoo import report, served, signatures
+
+_TEMPLATE = Path(__file__).with_name("card.md.jinja")
+# As keras.datasets and, for the digits, the UCI repository state it.
+_LICENCES = {
+    "digits": "Optical Recognition of Handwritten Digits, UCI; CC BY 4.0",
+    "mnist": "Yann LeCun and Corinna Cortes, derived from NIST; CC BY-SA 3.0",
+    "fashion_mnist": "Zalando SE; MIT",
+    "cifar10": "Alex Krizhevsky; the site states no licence",
+    "cifar100": "Alex Krizhevsky; the site states no licence",
+    "svhn_cropped": "Netzer et al.; for non-commercial use only, says its site",
+}
+_UNKNOWN = "not recorded: look where the data come from before the model is passed on"
+
+
+def record(run):
+    """What a run folder tells of its model: {"recipe", "versions", "results"}."""
+    return {
+        name: json.loads((Path(run) / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("recipe", "versions", "results")
+    }
+
+
+def source(file):
+    """What a .keras file tells: {"source": its name and SHA-256}."""
+    return {"source": {"file": Path(file).name, "sha256": served.sha256(file)}}
+
+
+def facts(model, labels, *, record, top_k, exits, tolerance):
+    """What does not change from one export of a model to the next, as JSON has it."""
+    record = record or {}
+    recipe, results = record.get("recipe"), record.get("results")
+    return {
+        "labels": labels,
+        "parameters": model.count_params(),
+        "arithmetic": keras.dtype_policies.serialize(model.dtype_policy)["config"]["name"],
+        "input": {
+            "shape": list(model.input_shape[1:]),
+            "range": [0, 255],
+            "files": ["PNG", "JPEG"],
+            "max_bytes": signatures.MAX_BYTES,
+            "max_pixels": signatures.MAX_PIXELS,
+            "resize": "bilinear, antialiased, to the shape; the aspect ratio is not kept",
+        },
+        "top_k": top_k,
+        "exits": exits,
+        "tolerance": tolerance,
+        "source": record.get("source"),
+        "data": recipe and _data(recipe, results),
+        "training": recipe and _training(recipe, record["versions"], results),
+        "results": results and _results(results),
+        "software": {name: importlib.metadata.version(name) for name in ("keras", "tensorflow")},
+    }
+
+
+def _data(recipe, results):
+    name = recipe["fields"]["data"]
+    return {
+        "name": name,
+        "licence": _LICENCES.get(name, _UNKNOWN),
+        "training_images": results["train_examples"],
+    }
+
+
+def _training(recipe, versions, results):
+    return {
+        "recipe": recipe["recipe"],
+        "fields": recipe["fields"],
+        "command": versions["command"],
+        "commit": versions["commit"],
+        "uncommitted_changes": versions["dirty"],
+        "seed": versions["seed"],
+        "epochs": results["epochs"],
+        "seconds": round(results["seconds"]),
+        "teacher": results.get("teacher"),
+        "hardware": versions["hardware"],
+        "warnings": results["warnings"],
+    }
+
+
+def _results(results):
+    kept = ("evaluated_on", "accuracy", "error_percent", "errors", "examples", "loss", "exits")
+    interval = report.wilson_interval(1 - results["accuracy"], results["examples"])
+    return {
+        **{name: results[name] for name in kept if results.get(name) is not None},
+        "error_interval": list(interval),
+    }
+
+
+def fingerprint(version):
+    """TensorFlow's hashes of a SavedModel: of its bytes, program, signatures and weights."""
+    found = tf.saved_model.experimental.read_fingerprint(str(version))
+    names = ("graph_def_program_hash", "signature_def_hash", "saved_object_graph_hash")
+    names += ("saved_model_checksum", "checkpoint_hash")
+    return {name: f"{getattr(found, name):016x}" for name in names}
+
+
+def of_version(version, facts, speed):
+    """The facts and what was measured; `speed` is {batch: seconds}."""
+    files = [path for path in version.rglob("*") if path.is_file()]
+    return {
+        "name": version.parent.name,
+        "version": int(version.name),
+        **facts,
+        "bytes": sum(path.stat().st_size for path in files),
+        "speed": {
+            "milliseconds": {str(batch): round(1000 * s, 3) for batch, s in speed.items()},
+            "of": "serving_default through TensorFlow's C API, the best of a few tries",
+            "hardware": f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}",
+        },
+    }
+
+
+def as_json(told):
+    """The text of card.json."""
+    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+
+
+def page(base, told):
+    """The text of README.md, for a model whose versions lie in `base`."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    pictures = sorted(path.name for path in (base / "examples").glob("*.png"))
+    return template.render(told, pictures=pictures, exact=told["tolerance"] <= 1e-5)

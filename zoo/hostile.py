@@ -1,0 +1,156 @@
+"""What a server will be sent sooner or later, and no export may answer, hang on or die of."""
+
+import base64
+import io
+import random
+import struct
+import zlib
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from zoo.signatures import IMAGE_FEATURE, JPEG_START, MAX_BYTES
+
+
+def wrong_tensors(image_shape, png):
+    """[(signature, array)]: shapes, ranks, types and values that are not those of the inputs.
+
+    `image_shape` is the (h, w, c) that the export takes, `png` a file that it answers.
+    """
+    h, w, c = image_shape
+    right = np.ones((1, h, w, c), "float32")
+    shapes = [
+        *[(), (w,), (h, w), (h, w, c), (1, 1, h, w, c), (1, 1, 1, h, w, c)],
+        *[(1, h + 1, w, c), (1, h, w + 1, c), (1, 2 * h, 2 * w, c), (2, h + 1, w, c)],
+        *[(1, h + 8, w + 8, c), (8, 3 * h, w, c), (1, h, 5 * w, c), (1, 7 * h, 7 * w, c)],
+        *[(1, h, w, c + 1), (1, h, w, c + 3), (8, h, w, c + 1), (1, c, h + 1, w), (c, h, w + 1, 1)],
+        *[(1, h * w * c), (1, h * w, c), (1, h, w * c), (h * w * c,), (1, h, w, c, 1)],
+        *[(0,), (0, 0, 0, 0), (0, h, w, c), (0, h, w, c + 1)],
+        *[(1, 0, w, c), (1, h, 0, c), (1, h, w, 0), (1, 0, 0, c)],
+    ]
+    # Of a grey image, some are the same, and none may be the right one.
+    shapes = [shape for shape in dict.fromkeys(shapes) if shape[1:] != (h, w, c) or not shape[0]]
+    images = [np.ones(shape, "float32") for shape in shapes]
+    types = "float64 float16 int8 int16 int32 int64 uint8 uint16 uint32 bool complex64"
+    images += [right.astype(dtype) for dtype in types.split()]
+    images.append(np.full(right.shape, b"1", object))
+    for value in (np.nan, np.inf, -np.inf):
+        for place in ((0, 0, 0, 0), (2, h - 1, w - 1, c - 1)):
+            batch = np.ones((3, h, w, c), "float32")
+            batch[place] = value
+            images.append(batch)
+    images.append(np.full(right.shape, np.nan, "float32"))
+
+    strings = [_strings(()), _strings((1, 1)), _strings((1, 1, 1)), _strings((0,))]
+    strings += [np.ones(3, dtype) for dtype in ("float32", "uint8", "int64", "bool")]
+    features = [
+        {},
+        {"image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[png]))},
+        {IMAGE_FEATURE: tf.train.Feature(bytes_list=tf.train.BytesList(value=[png, png]))},
+        {IMAGE_FEATURE: tf.train.Feature(bytes_list=tf.train.BytesList())},
+        {IMAGE_FEATURE: tf.train.Feature(int64_list=tf.train.Int64List(value=[1]))},
+        {IMAGE_FEATURE: tf.train.Feature(float_list=tf.train.FloatList(value=[1.0]))},
+    ]
+    examples = [tf.train.Example(features=tf.train.Features(feature=each)) for each in features]
+    no_examples = [png, b"text", *(each.SerializeToString() for each in examples)]
+    return [
+        *(("serving_default", image) for image in images),
+        *(("predict_bytes", each) for each in strings),
+        *(("classify", each) for each in strings),
+        *(("classify", np.array([each], object)) for each in no_examples),
+    ]
+
+
+def malformed_images(channels):
+    """{what it is: bytes} of files that are no PNG or JPEG, damaged, or larger than they look."""
+    noise = np.random.default_rng(0).integers(0, 256, (24, 20, channels), "uint8")
+    image = Image.fromarray(noise[..., 0] if channels == 1 else noise)
+    png, jpeg = _encode(image, "PNG"), _encode(image, "JPEG")
+    size_in_jpeg = struct.pack(">HH", 24, 20)
+    found = {
+        "nothing": b"",
+        "text": b"cat.png",
+        "a web page": b"<!DOCTYPE html><html><body>404</body></html>",
+        "an SVG": b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
+        "a PDF": b"%PDF-1.7\n",
+        "zeros": bytes(100),
+        "noise": random.Random(0).randbytes(1000),
+        "base64": base64.b64encode(png),
+        "a data URL": b"data:image/png;base64," + base64.b64encode(png),
+        "JPEG XL": b"\xff\x0a" + bytes(30),
+        "PNG of more than 16 MiB": png + bytes(MAX_BYTES),
+        "JPEG of more than 16 MiB": jpeg + bytes(MAX_BYTES),
+    }
+    for form in ("GIF", "BMP", "WEBP", "TIFF", "ICO", "PPM", "TGA", "PCX"):
+        found[form] = _encode(image, form)
+    found["animated GIF"] = _encode(image, "GIF", save_all=True, append_images=[image.rotate(90)])
+    for cut in (1, 8, 20, 30, 40, len(png) // 2, len(png) - 20):
+        found[f"PNG, {cut} bytes of it"] = png[:cut]
+    for cut in (2, 3, 4, 20, 150, len(jpeg) // 2, len(jpeg) - 40):
+        found[f"JPEG, {cut} bytes of it"] = jpeg[:cut]
+    for width, height in (
+        *((0, 8), (8, 0), (20000, 20000), (4097, 4096)),
+        *((2**31 - 1, 2**31 - 1), (2**32 - 1, 1), (2**16, 2**16)),
+    ):
+        found[f"PNG, header of {width} x {height}"] = _png_header(width, height) + png[33:]
+    for height, width in ((8000, 8000), (65535, 65535), (0, 20)):
+        found[f"JPEG, header of {width} x {height}"] = jpeg.replace(
+            size_in_jpeg, struct.pack(">HH", height, width), 1
+        )
+    found |= {
+        "PNG, first byte gone": png[1:],
+        "PNG, text in front": b"\n" + png,
+        "PNG, a bit of its pixels flipped": png[:60] + bytes([png[60] ^ 255]) + png[61:],
+        "PNG, another chunk first": png[:8] + _chunk(b"teSt", struct.pack(">II", 12, 12)) + png[8:],
+        "PNG, bit depth 3": _png_header(20, 24, depth=3) + png[33:],
+        "PNG, colour type 5": _png_header(20, 24, colour=5) + png[33:],
+        "PNG, no pixels": _png_header(20, 24) + _chunk(b"IEND", b""),
+        "PNG, pixels that are not deflated": _png_header(20, 24) + _chunk(b"IDAT", bytes(99)),
+        "JPEG, start and end alone": JPEG_START[:2] + b"\xff\xd9",
+        "JPEG, start and then noise": JPEG_START + random.Random(1).randbytes(500),
+    }
+    return found
+
+
+def decoded_by_pillow(image_shape):
+    """[(file, pixels)]: kinds of PNG and JPEG of that size, and the pixels that Pillow reads.
+
+    Pixels are (h, w, c). A grey export gets grey files alone: libpng weighs colours differently.
+    """
+    h, w, channels = image_shape
+    noise = np.random.default_rng(1).integers(0, 256, (h, w, 4), "uint8")
+    grey, colour = Image.fromarray(noise[..., 0]), Image.fromarray(noise[..., :3])
+    files = [_encode(grey, "PNG"), _encode(grey, "JPEG", quality=80)]
+    if channels == 3:
+        files += [_encode(colour, "PNG"), _encode(Image.fromarray(noise), "PNG")]
+        files += [_encode(colour.quantize(16), "PNG"), _encode(colour.convert("CMYK"), "JPEG")]
+        for quality, subsampling, progressive in ((30, 2, False), (90, 1, True), (95, 0, False)):
+            options = {"quality": quality, "subsampling": subsampling, "progressive": progressive}
+            files.append(_encode(colour, "JPEG", **options))
+    mode = "L" if channels == 1 else "RGB"
+    pairs = []
+    for file in files:
+        with Image.open(io.BytesIO(file)) as image:
+            pairs.append((file, np.asarray(image.convert(mode)).reshape(image_shape)))
+    return pairs
+
+
+def _strings(shape):
+    return np.full(shape, b"text", object)
+
+
+def _encode(image, form, **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def _chunk(name, data):
+    crc = zlib.crc32(name + data)
+    return struct.pack(">I4s", len(data), name) + data + struct.pack(">I", crc)
+
+
+def _png_header(width, height, *, depth=8, colour=2):
+    fields = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", fields)

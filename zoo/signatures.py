@@ -1,0 +1,136 @@
+"""The graph that a server runs: whatever it is sent, it answers rightly or refuses in plain words.
+
+A server does not check an input signature, so every check of an input is an operation here, and
+stands before the first operation that could abort on what it refuses.
+"""
+
+import keras
+import tensorflow as tf
+
+MAX_BYTES = 16 * 2**20
+MAX_PIXELS = 4096 * 4096
+IMAGE_FEATURE = "image/encoded"
+PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+JPEG_START = b"\xff\xd8\xff"
+
+
+def module(model, labels, top_k, exits=None):
+    """(module to save, its signatures by name) for a model, pixels (batch, h, w, c) -> logits.
+
+    `exits` is a model, pixels -> {depth: logits}, which becomes a signature of its own. The module
+    holds the weights alone: no optimizer, and nothing of Keras.
+    """
+    height, width, channels = model.input_shape[1:]
+    images_spec = tf.TensorSpec((None, height, width, channels), tf.float32, "images")
+    bytes_spec = tf.TensorSpec([None], tf.string, "image_bytes")
+
+    def checked(images):
+        images = _refuse_unless(tf.shape(images)[0] > 0, "the batch is empty", images)
+        return tf.debugging.check_numerics(images, "the images hold NaN or infinity")
+
+    def softmax(logits):
+        logits = tf.cast(logits, tf.float32)
+        return tf.nn.softmax(
+            tf.debugging.check_numerics(logits, "the model overflows on these images")
+        )
+
+    def answer(images):
+        probabilities = softmax(model(checked(images), training=False))
+        scores, ids = tf.math.top_k(probabilities, min(top_k, len(labels)))
+        # Every output starts with the batch, without which a server neither batches nor answers
+        # by rows.
+        return {
+            "probabilities": probabilities,
+            "class_ids": ids,
+            "classes": tf.gather(tf.constant(labels), ids),
+            "scores": scores,
+        }
+
+    def answer_bytes(image_bytes):
+        def decode(encoded):
+            pixels = _decode(encoded, channels)
+            return tf.image.resize(pixels, (height, width), "bilinear", antialias=True)
+
+        image = tf.TensorSpec(images_spec.shape[1:], tf.float32)
+        # Of the images in the making, each may hold 50 MB of pixels.
+        images = tf.map_fn(decode, image_bytes, parallel_iterations=4, fn_output_signature=image)
+        return answer(images)
+
+    @tf.function(input_signature=[images_spec])
+    def serving_default(images):
+        # Convolutions abort on another rank, and give a plausible answer for another size.
+        return answer(tf.ensure_shape(images, images_spec.shape))
+
+    @tf.function(input_signature=[bytes_spec])
+    def predict_bytes(image_bytes):
+        return answer_bytes(tf.ensure_shape(image_bytes, [None]))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+    def classify(inputs):
+        inputs = tf.ensure_shape(inputs, [None])
+        # An error of the parser quotes what it could not parse.
+        small = tf.reduce_all(tf.strings.length(inputs) <= MAX_BYTES + 1024)
+        message = f"an image of more than {MAX_BYTES} bytes, in a tf.Example"
+        inputs = _refuse_unless(small, message, inputs)
+        feature = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string)}
+        examples = tf.io.parse_example(inputs, feature)
+        answers = answer_bytes(examples[IMAGE_FEATURE])
+        # The Classify API takes these two and no third.
+        return {name: answers[name] for name in ("classes", "scores")}
+
+    signatures = [serving_default, predict_bytes, classify]
+    if exits is not None:
+
+        @tf.function(input_signature=[images_spec])
+        def every_exit(images):
+            images = checked(tf.ensure_shape(images, images_spec.shape))
+            return {depth: softmax(score) for depth, score in exits(images, training=False).items()}
+
+        signatures.append(every_exit)
+
+    saved = tf.Module()
+    saved.weights = [weight.value for weight in (exits or model).weights]
+    names = ("serving_default", "predict_bytes", "classify", "exits")
+    return saved, dict(zip(names, signatures, strict=False))
+
+
+def exits_of(supervised):
+    """Of a `DeeplySupervised`: a model, pixels -> {layer: logits of its companion, "output": ...}.
+
+    An early exit saves the layers above it: Teerapittayanon et al., BranchyNet, arXiv:1709.01686.
+    """
+    trunk = supervised.trunk
+    heads = supervised.companions.items()
+    scores = {layer: head(trunk.get_layer(layer).output) for layer, head in heads}
+    return keras.Model(trunk.input, {**scores, "output": trunk.output})
+
+
+def _decode(encoded, channels):
+    """A PNG or JPEG file -> (height, width, channels) uint8.
+
+    A megabyte can declare a gigabyte of pixels, so the size is read first, from the header.
+    """
+    small = tf.strings.length(encoded) <= MAX_BYTES
+    encoded = _refuse_unless(small, f"an image of more than {MAX_BYTES} bytes", encoded)
+    header = len(PNG_START) + 8
+    is_png = tf.strings.substr(encoded, 0, len(PNG_START)) == PNG_START
+    is_png &= tf.strings.length(encoded) >= header
+    is_jpeg = tf.strings.substr(encoded, 0, len(JPEG_START)) == JPEG_START
+    encoded = _refuse_unless(is_png | is_jpeg, "not a PNG or JPEG image", encoded)
+
+    def png_size():
+        size = tf.strings.substr(encoded, len(PNG_START), 8)
+        return tf.io.decode_raw(size, tf.int32, little_endian=False)
+
+    size = tf.cond(is_png, png_size, lambda: tf.image.extract_jpeg_shape(encoded)[:2])
+    pixels = tf.reduce_prod(tf.cast(size, tf.int64))
+    small = tf.reduce_all(size > 0) & (pixels <= MAX_PIXELS)
+    encoded = _refuse_unless(small, f"an image of 0 or more than {MAX_PIXELS} pixels", encoded)
+    # It decodes PNG as well. The default, a faster DCT, is up to three grey levels off.
+    return tf.io.decode_jpeg(encoded, channels=channels, dct_method="INTEGER_ACCURATE")
+
+
+def _refuse_unless(condition, message, value):
+    """`value`, which nothing sees before the condition is known to hold."""
+    with tf.control_dependencies([tf.debugging.Assert(condition, [message])]):
+        return tf.identity(value)
