@@ -43,6 +43,10 @@ ALLOWED = {
         {"checkpoint", "deep_supervision", "predicting", "progress", "recipe", "report"},
         TENSORFLOW,
     ),
+    "tuning": (
+        {"figures", "recipe", "studies", "training"},
+        {"keras", "keras_tuner", "numpy", "rich"},
+    ),
     "serving": ({"_c_api"}, TENSORFLOW),
     "figures": (set(), {"numpy", "matplotlib"}),
     "report": ({"figures"}, {"keras", "numpy", "jinja2"}),
@@ -51,7 +55,7 @@ ALLOWED = {
         {"keras", "numpy", "rich"},
     ),
     "cli": (
-        {"data", "predicting", "recipe", "report", "serving", "studies", "training"},
+        {"data", "predicting", "recipe", "report", "serving", "studies", "training", "tuning"},
         {"keras", "rich", "tensorflow", "tyro"},
     ),
     # One rule for the folder.

@@ -108,6 +108,14 @@ class Recipe:
         """Keras callbacks. Their counters are saved with the training state; weights are not."""
         return []
 
+    def search(self, hp):
+        """This recipe with other values in some fields, for `zoo tune` to try; here in none.
+
+        `hp` is a `keras_tuner.HyperParameters`, and the names to draw are those of the fields:
+        `return dataclasses.replace(self, dropout=hp.Float("dropout", 0, 0.5))`.
+        """
+        return self
+
 
 def folders():
     """Where recipes lie: ./recipes, then those of the installed package or of its repository."""

@@ -68,8 +68,8 @@ def train(
         Interrupted: after saving, when SIGINT or SIGTERM came.
     """
     recipe.check()
-    folder = Path(runs) / Path(file).stem / (name or _name(recipe))
-    with _locked(folder), Progress(console) as progress:
+    folder = Path(runs) / Path(file).stem / (name or name_of(recipe))
+    with locked(folder), Progress(console) as progress:
         record = _record(recipe, file)
         _refuse_other_run(folder, record, dataclasses.asdict(type(recipe)()))
         if (folder / "results.json").exists():
@@ -474,7 +474,7 @@ def _stop_signals():
 
 
 @contextlib.contextmanager
-def _locked(folder):
+def locked(folder):
     """One process a run folder: two would take turns at destroying each other's checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w", encoding="utf-8") as file:
@@ -485,8 +485,8 @@ def _locked(folder):
         yield
 
 
-def _name(recipe):
-    """Of the fields that differ from the recipe's own, such as "epochs=3,seed=1"."""
+def name_of(recipe):
+    """A run's name, of the fields that differ from the recipe's own, such as "epochs=3,seed=1"."""
     own = type(recipe)()
     fields = [field.name for field in dataclasses.fields(recipe)]
     changed = [f"{f}={getattr(recipe, f)}" for f in fields if getattr(recipe, f) != getattr(own, f)]
