@@ -151,7 +151,8 @@ def evaluate(run: Positional[Path], data: str | None = None):
     import zoo.data
     from zoo import predicting
 
-    test = zoo.data.load(data or fields["data"], "test", image_size=fields["image_size"])
+    how = {key: fields[key] for key in ("image_size", "stream", "skip_corrupt") if key in fields}
+    test = zoo.data.load(data or fields["data"], "test", **how)
     if list(test.label_names) != results["label_names"]:
         raise UsageError(
             f"{test.name} has the classes {', '.join(test.label_names)}; the run has "

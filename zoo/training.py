@@ -97,6 +97,7 @@ def train(
         versions = _versions(recipe, deterministic)
         session.restore()
         session.compare_versions(versions)
+        session.name_skipped()
         _write_json(folder / "versions.json", versions)
         session.fit()
         session.finish(page)
@@ -210,6 +211,17 @@ class _Session:
                 if before[key] != versions[key]:
                     self.warn(f"Resumed with other {key}: {before[key]}, now {versions[key]}.")
 
+    def name_skipped(self):
+        """Say which images could not be read and were left out, and keep the list."""
+        skipped = list(dict.fromkeys([*self.training.skipped, *self.judging.skipped]))
+        if skipped:
+            (self.folder / "skipped.txt").write_text("\n".join(skipped) + "\n", encoding="utf-8")
+            shown = "; ".join(skipped[:5])
+            self.warn(
+                f"{len(skipped)} files of {self.training.name} were left out, see skipped.txt: "
+                f"{shown}{'; ...' if len(skipped) > 5 else ''}"
+            )
+
     def warn(self, text):
         if text not in self.position["warnings"]:
             self.position["warnings"].append(text)
@@ -290,7 +302,7 @@ class _Session:
 
     def exits(self, model):
         """{layer, or "output": accuracy of its classifier}."""
-        logits = model.exits(self.judging.images)
+        logits = model.exits(self.judging.batches(256))
         labels = self.judging.labels
         return {k: float((v.argmax(axis=1) == labels).mean()) for k, v in logits.items()}
 
