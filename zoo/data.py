@@ -168,7 +168,9 @@ class ImageData:
                 f"{where}: {len(images)} images, and labels of shape {labels.shape}; expected one "
                 "integer an image (take the argmax of one-hot labels)."
             )
-        object.__setattr__(self, "images", _as_uint8(images, where))
+        if not isinstance(images, packing.PackedImages):
+            images = _as_uint8(images, where)
+        object.__setattr__(self, "images", images)
         labels = _whole_numbers(labels, self.classes - 1, f"{where}: label").astype(np.int64)
         if (labels == labels[0]).all():
             raise DataError(f"{where}: every label is {labels[0]}; expected two classes or more.")
@@ -545,7 +547,8 @@ def _refuse_too_many(skipped, tolerated, files, cause=None):
     if len(skipped) > tolerated:
         many = f"More than {tolerated} of {files} files are no images, as skip_corrupt allows; "
         raise DataError(
-            (many if tolerated else "") + f"{skipped[-1]}. Remove it, or leave out up to a share "
+            (many if tolerated else "")
+            + f"{skipped[tolerated]}. Remove it, or leave out up to a share "
             "of the files: skip_corrupt=SHARE, at the command line --skip-corrupt SHARE."
         ) from cause
 
