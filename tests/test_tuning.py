@@ -1,5 +1,6 @@
 """A search: its trials are runs, it resumes, it is shared among processes, and it says why not."""
 
+import _thread
 import contextlib
 import csv
 import json
@@ -8,15 +9,18 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 
+import keras_tuner
+import numpy as np
 import pytest
 
 import zoo.data
 import zoo.recipe
 import zoo.training
 import zoo.tuning
-from zoo import checkpoint
+from zoo import checkpoint, figures
 
 RECIPE = '''"""A perceptron that learns in no time: for tests."""
 
@@ -45,6 +49,9 @@ class Recipe(zoo.recipe.Recipe):
     def model(self, data, steps):
         return zoo.mlp(data.image_shape, data.classes, hidden=(self.units,))
 '''
+
+
+LONGER = RECIPE.replace("steps_per_epoch: int = 4", "steps_per_epoch: int = 200")
 
 
 @pytest.fixture(autouse=True)
@@ -163,8 +170,8 @@ def test_a_trial_that_diverges_has_no_score_and_the_search_goes_on(file, capsys)
 
 def test_a_search_without_a_score_is_a_failure(file):
     diverging(file, 'hp.Choice("learning_rate", [1e30])')
-    with pytest.raises(zoo.training.TrainingError, match="None of the 1 trials came to its end"):
-        tune(file, 1)
+    with pytest.raises(zoo.training.TrainingError, match="None of the 3 trials came to its end"):
+        tune(file, 3)  # keras-tuner's own patience would end with the third
 
 
 @pytest.mark.parametrize(
@@ -211,6 +218,23 @@ def test_a_folder_with_another_search_is_refused(file):
         tune(file, 1, **nowhere)
 
 
+def test_the_figure_has_a_point_a_trial_and_the_best_in_its_colour():
+    fields = {"rate": [0.1, 0.01, 1.0], "net": ["b", "a", "b"], "late": [None, 3, 5]}
+    figure = figures.searched(fields, np.array([2.0, 5.0, 40.0]), ["rate"])
+    points = [axes.collections[0] for axes in figure.axes]
+    expected = ([[0.1, 2], [0.01, 5], [1, 40]], [[1, 2], [0, 5], [1, 40]], [[3, 5], [5, 40]])
+    for found, places in zip(points, expected, strict=True):
+        np.testing.assert_array_equal(found.get_offsets(), places)
+    assert [axes.get_xlabel() for axes in figure.axes] == list(fields)
+    assert [axes.get_xscale() for axes in figure.axes] == ["log", "linear", "linear"]
+    assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == ["a", "b"]
+    colours = points[0].get_facecolors()
+    assert not np.array_equal(colours[0], colours[1])
+    np.testing.assert_array_equal(colours[1], colours[2])
+    # Where the best is not among the points, none has its colour.
+    np.testing.assert_array_equal(points[2].get_facecolors(), colours[1:])
+
+
 # Processes
 
 
@@ -220,15 +244,22 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(file, trials, port=None, role=None):
-    """`zoo tune` in a process of its own."""
-    environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1"}
-    if role:
-        environment |= {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(port)}
-        environment["KERASTUNER_TUNER_ID"] = role
+@pytest.fixture
+def start():
+    """`zoo tune` in a process of its own, which does not outlive the test."""
+    started = []
+    yield lambda *arguments: started.append(_start(*arguments)) or started[-1]
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def _start(file, trials, role="alone"):
+    environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "KERASTUNER_TUNER_ID": role}
     command = [sys.executable, "-m", "zoo", "tune", str(file), "--trials", str(trials)]
     command += ["--tuner", "random", "--runs", str(file.parent / "runs"), "--name", "search"]
-    command += ["--units=8", "--no-deterministic", "--checkpoint-seconds", "0.02"]
+    command += ["--units=8", "--no-deterministic", "--checkpoint-seconds", "0.1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, env=environment, **pipes)
 
@@ -239,52 +270,87 @@ def wait_for(condition, process):
         time.sleep(0.02)
 
 
-def test_a_search_that_is_killed_in_a_trial_ends_like_one_left_alone(file, capsys):
-    file.write_text(RECIPE.replace("steps_per_epoch: int = 4", "steps_per_epoch: int = 80"))
-    folder = file.parent / "runs" / "quick" / "search"
-    process = start(file, 2)
-    wait_for(
-        lambda: any(map(checkpoint.latest_step, folder.glob("trials/1,*/checkpoints"))), process
-    )
+def kill_in(folder, trial, process):
+    """SIGKILL, as soon as this trial has saved something."""
+    pattern = f"trials/{trial},*/checkpoints"
+    wait_for(lambda: any(map(checkpoint.latest_step, folder.glob(pattern))), process)
     process.kill()
     process.communicate()
-    stopped_at = runs(folder)["1"]
-    assert not (stopped_at / "results.json").exists()
+    assert not (runs(folder)[trial] / "results.json").exists()
+
+
+def test_a_search_that_is_killed_in_a_trial_ends_like_one_left_alone(file, start, capsys):
+    file.write_text(LONGER)
+    folder = file.parent / "runs" / "quick" / "search"
+    process = start(file, 2)
+    kill_in(folder, "1", process)
     before = stamps(folder)
     assert list(before) == ["0"]
     tune(file, 2, fixed=["units"], units=8)
     assert "Resumed" in capsys.readouterr().out
     assert stamps(folder)["0"] == before["0"]
-    assert read(stopped_at, "results")["resumed"] == 1
+    assert read(runs(folder)["1"], "results")["resumed"] == 1
     found = rows(folder)
     (file.parent / "alone").mkdir()
     alone = file.rename(file.parent / "alone" / file.name)
     assert found == rows(tune(alone, 2, fixed=["units"], units=8))
 
 
-def test_a_chief_and_two_tuners_share_the_trials(file):
-    port, trials = free_port(), 3
+def test_a_chief_and_two_tuners_share_the_trials_though_one_is_killed(
+    file, start, monkeypatch, capsys
+):
+    """The chief is this process, the tuners are others."""
+    file.write_text(LONGER)
     folder = file.parent / "runs" / "quick" / "search"
-    chief = start(file, trials, port, "chief")
+    address = {"ORACLE_IP": "127.0.0.1", "ORACLE_PORT": str(free_port()), "TUNER_ID": "chief"}
+    for name, value in address.items():
+        monkeypatch.setenv(f"KERASTUNER_{name}", value)
+    ended = []
 
-    def listens():
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return True
+    def tuners():
+        try:
+            while not answers(int(address["ORACLE_PORT"])):
+                time.sleep(0.1)
+            kill_in(folder, "0", start(file, 3, "tuner0"))
+            both = [start(file, 3, f"tuner{index}") for index in range(2)]
+            ended.extend((*each.communicate(timeout=400), each.returncode) for each in both)
+            assert [code for *_, code in ended] == [0, 0], ended
+        except BaseException:
+            _thread.interrupt_main()  # else the chief waits for ever
+            raise
 
-    wait_for(listens, chief)
-    tuners = [start(file, trials, port, f"tuner{index}") for index in range(2)]
-    said = [tuner.communicate()[0] for tuner in tuners]
-    told = chief.communicate()[0]
-    assert [each.returncode for each in (*tuners, chief)] == [0, 0, 0], (said, told)
+    thread = threading.Thread(target=tuners)
+    thread.start()
+    with contextlib.suppress(KeyboardInterrupt):
+        tune(file, 3, fixed=["units"], units=8)
+    thread.join()
+    told = capsys.readouterr().out
+    assert len(ended) == 2, ended
     assert sorted(row["trial"] for row in rows(folder)) == ["0", "1", "2"]
     assert set(rows(folder)[0]) == {"trial", "learning_rate", "errors", "error_percent"}
-    begun = sorted(re.findall(r"Trial (\d), of 3", "".join(said)))
+    begun = sorted(re.findall(r"Trial (\d), of 3", "".join(said for said, *_ in ended)))
     assert begun == ["0", "1", "2"]  # none twice, none by the chief
+    assert read(runs(folder)["0"], "results")["resumed"] == 1
     assert "Trial" not in told
     assert "zoo train quick --learning-rate" in told
-    assert "the chief has the table" in said[0]
+    assert "the chief has the table" in ended[0][0]
     assert {read(run, "recipe")["fields"]["units"] for run in runs(folder).values()} == {8}
+
+
+def answers(port):
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+
+
+def test_a_chief_that_is_gone_is_told_before_the_next_trial(file, monkeypatch):
+    address = {"ORACLE_IP": "127.0.0.1", "ORACLE_PORT": str(free_port()), "TUNER_ID": "tuner0"}
+    for name, value in address.items():
+        monkeypatch.setenv(f"KERASTUNER_{name}", value)
+    oracle = keras_tuner.oracles.RandomSearchOracle(objective="val_loss")
+    tuner = zoo.tuning._Tuner(None, "tuner", oracle=oracle, directory=str(file.parent))
+    with pytest.raises(ConnectionError, match="No chief answers"):
+        tuner.search()
 
 
 @pytest.mark.parametrize(
