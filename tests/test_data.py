@@ -650,6 +650,18 @@ def test_a_tfds_data_set_is_prepared_and_read_exactly(tmp_path, monkeypatch):
     assert load("zoo_tiny", image_size=(3, 4)).image_shape == (3, 4, 3)
 
 
+def test_a_tfds_data_set_can_stay_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    for split in ("train", "test"):
+        memory, disk = (
+            load("zoo_tiny", split, data_dir=tmp_path, image_size=(3, 4), stream=stream)
+            for stream in (False, True)
+        )
+        assert len(list((tmp_path / "cache").glob(f"zoo_tiny-{split}-*/images.bin"))) == 1
+        np.testing.assert_array_equal(disk.images, memory.images)
+        np.testing.assert_array_equal(disk.labels, memory.labels)
+
+
 def test_a_tfds_data_set_of_many_sizes_without_test_images(tmp_path):
     with pytest.raises(DataError, match=r"zoo_photographs train image \d+ has the shape"):
         load("zoo_photographs", data_dir=tmp_path)

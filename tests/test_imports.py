@@ -35,7 +35,8 @@ ALLOWED = {
     "models": ({"layers", "deep_supervision"}, NUMERIC),
     "gradients": (set(), NUMERIC),
     "presets": ({"losses", "optimizers"}, NUMERIC),
-    "data": (set(), {"numpy", "tensorflow", "PIL", "sklearn", "tensorflow_datasets"}),
+    "packing": (set(), {"numpy"}),
+    "data": ({"packing"}, {"numpy", "tensorflow", "PIL", "sklearn", "tensorflow_datasets"}),
     "checkpoint": (set(), {"numpy"}),
     "recipe": ({"data", "optimizers"}, {"keras"}),
     "papers": ({"data", "models", "optimizers", "preprocessing", "presets", "recipe"}, NUMERIC),
@@ -70,6 +71,10 @@ ALLOWED = {
         {"answers", "asked", "client", "examples"},
         {"grpc", "tensorflow", "tensorflow_serving"},
     ),
+    "tuning": (
+        {"figures", "recipe", "studies", "training"},
+        {"keras", "keras_tuner", "numpy", "rich"},
+    ),
     "figures": (set(), {"numpy", "matplotlib"}),
     "report": ({"figures"}, {"keras", "numpy", "jinja2"}),
     "predicting": (
@@ -79,7 +84,7 @@ ALLOWED = {
     ),
     "cli": (
         {"card", "client", "converting", "data", "predicting", "recipe", "report", "served"}
-        | {"serving", "studies", "training", "verifying"},
+        | {"serving", "studies", "training", "tuning", "verifying"},
         {"keras", "rich", "tensorflow", "tyro"},
     ),
     # One rule for the folder.

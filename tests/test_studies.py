@@ -79,7 +79,7 @@ def test_runs_of_different_fields_have_different_folders():
         if "teachers" not in fields
         for seed in (0, 1, 2)
     }
-    folders = {(type(recipe), zoo.training._name(recipe)) for recipe in recipes}
+    folders = {(type(recipe), zoo.training.name_of(recipe)) for recipe in recipes}
     assert len(folders) == len(recipes)
 
 

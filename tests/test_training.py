@@ -240,7 +240,7 @@ teacher = 1
 def test_two_processes_do_not_train_in_one_folder(file, tmp_path):
     folder = tmp_path / "small" / "run"
     with (
-        zoo.training._locked(folder),
+        zoo.training.locked(folder),
         pytest.raises(zoo.recipe.RecipeError, match="Another process"),
     ):
         run(file, tmp_path)
@@ -248,8 +248,8 @@ def test_two_processes_do_not_train_in_one_folder(file, tmp_path):
 
 def test_runs_are_named_by_the_fields_that_were_changed(file):
     recipe = zoo.recipe.load(file)
-    assert zoo.training._name(recipe()) == "default"
-    assert zoo.training._name(recipe(epochs=3, data="../a b")) == "data=.._a_b,epochs=3"
+    assert zoo.training.name_of(recipe()) == "default"
+    assert zoo.training.name_of(recipe(epochs=3, data="../a b")) == "data=.._a_b,epochs=3"
 
 
 def variant(file, code):

@@ -1,6 +1,7 @@
 """The `zoo` command. TensorFlow is imported only by the commands that need it, when they run."""
 
 import contextlib
+import dataclasses
 import difflib
 import functools
 import io
@@ -10,7 +11,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -63,18 +64,7 @@ def _train(arguments):
     """`zoo train`, whose flags are the fields of the recipe that its first argument names."""
     if not arguments or arguments[0].startswith("-"):
         return _parse(tyro.cli, train, prog="zoo train", args=arguments)
-    file = recipes.find(arguments[0])
-    prog = f"zoo train {arguments[0]}"
-    _import_tensorflow()
-    cls = recipes.load(file)
-
-    @dataclass(frozen=True)
-    class Command:
-        recipe: OmitArgPrefixes[Annotated[cls, arg(name="")]]
-        options: OmitArgPrefixes[Annotated[Options, arg(name="")]]
-
-    Command.__doc__ = recipes.title(file)
-    command = _parse(tyro.cli, Command, prog=prog, args=arguments[1:])
+    file, command = _with_fields("train", arguments, Options)
     from zoo.training import train as run
 
     folder = run(
@@ -90,6 +80,65 @@ def _train(arguments):
     print(f"Next       zoo predict {folder} IMAGE...    zoo export {folder}")
 
 
+def _with_fields(name, arguments, others):
+    """(file of the recipe that the first argument names, its `recipe` and `options` as given)."""
+    file = recipes.find(arguments[0])
+    _import_tensorflow()
+    cls = recipes.load(file)
+
+    @dataclass(frozen=True)
+    class Command:
+        recipe: OmitArgPrefixes[Annotated[cls, arg(name="")]]
+        options: OmitArgPrefixes[Annotated[others, arg(name="")]]
+
+    Command.__doc__ = recipes.title(file)
+    prog = f"zoo {name} {arguments[0]}"
+    return file, _parse(tyro.cli, Command, prog=prog, args=arguments[1:])
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """What `zoo tune` takes beside the fields of the recipe."""
+
+    trials: int = 20
+    """How many settings to try in all; the same search with a larger number goes on."""
+    tuner: Literal["bayesian", "hyperband", "random"] = "bayesian"
+    """What proposes them. Under hyperband most trials have fewer epochs."""
+    runs: Path = Path("runs")
+    """Where the search's folder goes, with a run folder a trial."""
+    name: str | None = None
+    """Of that folder; by default made of the tuner and the fields given."""
+    checkpoint_seconds: float = 60.0
+    """Save the training state so often, and at the end of each epoch."""
+    deterministic: bool = True
+    """Operations that repeat their bits."""
+
+
+def tune(recipe: Positional[str]):
+    """Search the fields that a recipe declares, on held-out images: `zoo tune RECIPE --trials N`.
+
+    Fields that are given, as to `zoo train`, have that value in all trials; `--validation` has to
+    be. Resumes by itself.
+
+    Args:
+        recipe: a name from `zoo list`, or the path of a recipe file of your own.
+    """
+    raise UsageError("zoo tune takes the recipe first: zoo tune RECIPE [--field value ...]")
+
+
+def _tune(arguments):
+    """`zoo tune`, whose flags are the fields of the recipe that its first argument names."""
+    if not arguments or arguments[0].startswith("-"):
+        return _parse(tyro.cli, tune, prog="zoo tune", args=arguments)
+    file, command = _with_fields("tune", arguments, TuneOptions)
+    from zoo.tuning import tune as search
+
+    flags = {each.split("=")[0].lstrip("-").replace("-", "_") for each in arguments[1:]}
+    fields = [field.name for field in dataclasses.fields(command.recipe)]
+    given = [field for field in fields if field in flags or f"no_{field}" in flags]
+    search(command.recipe, file, fixed=given, **vars(command.options))
+
+
 def evaluate(run: Positional[Path], data: str | None = None):
     """Measure a trained run again: accuracy, loss, and every class.
 
@@ -102,7 +151,8 @@ def evaluate(run: Positional[Path], data: str | None = None):
     import zoo.data
     from zoo import predicting
 
-    test = zoo.data.load(data or fields["data"], "test", image_size=fields["image_size"])
+    how = {key: fields[key] for key in ("image_size", "stream", "skip_corrupt") if key in fields}
+    test = zoo.data.load(data or fields["data"], "test", **how)
     if list(test.label_names) != results["label_names"]:
         raise UsageError(
             f"{test.name} has the classes {', '.join(test.label_names)}; the run has "
@@ -343,6 +393,7 @@ def figure(
 COMMANDS = {
     "list": list_recipes,
     "train": train,
+    "tune": tune,
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
@@ -358,6 +409,8 @@ def main(arguments=None):
     try:
         if arguments[:1] == ["train"]:
             _train(arguments[1:])
+        elif arguments[:1] == ["tune"]:
+            _tune(arguments[1:])
         elif arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             nearest = difflib.get_close_matches(arguments[0], COMMANDS, 1)
             hint = f"Did you mean {nearest[0]!r}?" if nearest else "See zoo --help."

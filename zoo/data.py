@@ -1,4 +1,4 @@
-"""A name, a folder or an `.npz` file -> images in memory -> tf.data.
+"""A name, a folder or an `.npz` file -> images, in memory or on disk -> tf.data.
 
 The order of training and its random changes are functions of (seed, step) alone. A run that was
 stopped continues with the very batches that it would have seen, and no iterator is ever saved.
@@ -6,6 +6,7 @@ stopped continues with the very batches that it would have seen, and no iterator
 
 import dataclasses
 import difflib
+import itertools
 import os
 import re
 from dataclasses import dataclass, field
@@ -14,9 +15,13 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from zoo import packing
+
 # The formats that Pillow decodes itself; for some others it starts programs, such as Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 64_000_000
+# Beyond it images stay on disk: training and evaluation hold up to three copies in memory.
+STREAM_BYTES = 2 * 2**30
 
 
 class DataError(ValueError):
@@ -124,10 +129,11 @@ def _affine(images, angle, scale, down, right):
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """Labelled images in memory: `images` uint8 (n, h, w, c), `labels` int64 (n,), 0..classes-1.
+    """Labelled images: `images` uint8 (n, h, w, c), `labels` int64 (n,), 0..classes-1.
 
     Images (n, h, w) get a channel, labels (n, 1) lose an axis, and other types of whole numbers
-    are converted.
+    are converted. `zoo.packing.PackedImages` stay on disk; all that is asked of them here is the
+    same, to the bit. `skipped` says of each image that was left out which it is, and why.
 
     Raises:
         DataError: for images that are not whole numbers 0..255 or not grey or RGB, labels that are
@@ -139,10 +145,13 @@ class ImageData:
     images: np.ndarray = field(repr=False)
     labels: np.ndarray = field(repr=False)
     label_names: tuple
+    skipped: tuple = field(default=(), repr=False)
 
     def __post_init__(self):
         where = f"{self.name} ({self.split})"
-        images, labels = np.asarray(self.images), np.asarray(self.labels)
+        images, labels = self.images, np.asarray(self.labels)
+        if not isinstance(images, packing.PackedImages):
+            images = np.asarray(images)
         if images.ndim == 3:
             images = images[..., np.newaxis]
         if images.ndim != 4 or images.shape[-1] not in (1, 3):
@@ -159,7 +168,9 @@ class ImageData:
                 f"{where}: {len(images)} images, and labels of shape {labels.shape}; expected one "
                 "integer an image (take the argmax of one-hot labels)."
             )
-        object.__setattr__(self, "images", _as_uint8(images, where))
+        if not isinstance(images, packing.PackedImages):
+            images = _as_uint8(images, where)
+        object.__setattr__(self, "images", images)
         labels = _whole_numbers(labels, self.classes - 1, f"{where}: label").astype(np.int64)
         if (labels == labels[0]).all():
             raise DataError(f"{where}: every label is {labels[0]}; expected two classes or more.")
@@ -187,11 +198,11 @@ class ImageData:
         For evaluation: the last batch holds what remains.
         """
         batch_size = _integer("batch_size", batch_size, at_least=1)
-        images, labels = self._tensors()
+        images, labels = self._images(), self._labels()
 
         def batch(start):
-            part = slice(start, start + batch_size)
-            return tf.cast(images[part], tf.float32), labels[part]
+            indices = tf.range(start, tf.minimum(start + batch_size, self.examples))
+            return tf.cast(images(indices), tf.float32), tf.gather(labels, indices)
 
         starts = tf.data.Dataset.range(0, self.examples, batch_size)
         return starts.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
@@ -203,6 +214,7 @@ class ImageData:
         seed,
         start_step=0,
         augmentation=Augmentation(),
+        shard=(0, 1),
         views=None,
         teacher_logits=None,
     ):
@@ -214,15 +226,17 @@ class ImageData:
         The order of the images does not depend on the batch size.
 
         Arguments:
+            shard: (index, count): of each batch the index-th of count equal parts, 0 the first,
+                for the worker of that index: together they see the very batches of a single one.
             views: how many ways the augmentation shows each image in all, 1 or more: pass p shows
                 view p modulo `views`, the same of all batch sizes. None for another way each time.
             teacher_logits: (views, examples, ...), what a teacher said of each image as that view
                 shows it. The labels are then {"labels": ..., "teacher_logits": (batch_size, ...)}.
 
         Raises:
-            DataError: for a batch size or number of views below 1, a negative step or seed,
-                logits of other images, or a translation that could move the whole image out of
-                view.
+            DataError: for a batch size or number of views below 1, a negative step or seed, a
+                batch that does not divide into the shards, logits of other images, or a
+                translation that could move the whole image out of view.
         """
         batch_size = _integer("batch_size", batch_size, at_least=1)
         start_step = _integer("start_step", start_step, at_least=0)
@@ -235,7 +249,8 @@ class ImageData:
                 f"teacher_logits are of (views, images) {teacher_logits.shape[:2]}; the data have "
                 f"({views}, {self.examples})."
             )
-        images, labels = self._tensors()
+        part = _part(batch_size, shard)
+        images, labels = self._images(), self._labels()
         with tf.device("CPU:0"):
             logits = None if teacher_logits is None else tf.constant(teacher_logits)
         first_pass, offset = divmod(start_step * batch_size, self.examples)
@@ -255,14 +270,14 @@ class ImageData:
             return order, tf.fill(tf.shape(order), view), draws
 
         def batch(step, indices, view=None, draws=None):
-            chosen = tf.gather(images, indices)
             if draws is None:
                 draws = augmentation.draws(batch_size, (seed, 2 * step + 1))
+            indices, draws = indices[part], draws[part]
             targets = tf.gather(labels, indices)
             if logits is not None:
-                said = tf.gather_nd(logits, tf.stack([view, tf.cast(indices, view.dtype)], axis=1))
-                targets = {"labels": targets, "teacher_logits": said}
-            return augmentation.apply(chosen, draws), targets
+                places = tf.stack([view[part], tf.cast(indices, view.dtype)], axis=1)
+                targets = {"labels": targets, "teacher_logits": tf.gather_nd(logits, places)}
+            return augmentation.apply(images(indices), draws), targets
 
         def shown(step, order):
             return batch(step, *order) if isinstance(order, tuple) else batch(step, order)
@@ -283,15 +298,15 @@ class ImageData:
         holding what remains.
         """
         self._check(augmentation)
-        images, _ = self._tensors()
+        images = self._images()
 
         def batches(view):
             draws = self._draws(augmentation, seed, view)
             starts = tf.data.Dataset.range(0, self.examples, batch_size)
 
             def batch(start):
-                part = slice(start, start + batch_size)
-                return augmentation.apply(images[part], draws[part])
+                indices = tf.range(start, tf.minimum(start + batch_size, self.examples))
+                return augmentation.apply(images(indices), tf.gather(draws, indices))
 
             return starts.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -354,7 +369,8 @@ class ImageData:
         return self._take(self._stratified(examples, seed))
 
     def _take(self, indices):
-        return dataclasses.replace(self, images=self.images[indices], labels=self.labels[indices])
+        images = self.images.take(indices, axis=0)
+        return dataclasses.replace(self, images=images, labels=self.labels[indices])
 
     def _stratified(self, examples, seed):
         """The sorted indices of `examples` images, drawn from every class to the same depth."""
@@ -365,14 +381,43 @@ class ImageData:
             depth[members] = (np.arange(len(members)) + 0.5) / len(members)
         return np.sort(order[np.argsort(depth[order], kind="stable")[:examples]])
 
-    def _tensors(self):
-        # On a machine with a GPU the constants would lie in its memory, and come back every step.
+    def _images(self):
+        """A function of tensors: indices (batch,) -> images uint8 (batch, h, w, c)."""
+        if isinstance(self.images, packing.PackedImages):
+
+            def read(indices):
+                read = tf.numpy_function(
+                    self.images.__getitem__, [indices], tf.uint8, stateful=False
+                )
+                return tf.ensure_shape(read, (*indices.shape, *self.image_shape))
+
+            return read
+        # On a machine with a GPU the constant would lie in its memory, and come back every step.
         with tf.device("CPU:0"):
-            return tf.constant(self.images), tf.constant(self.labels)
+            images = tf.constant(self.images)
+        return lambda indices: tf.gather(images, indices)
+
+    def _labels(self):
+        with tf.device("CPU:0"):
+            return tf.constant(self.labels)
 
 
-def load(name_or_path, split="train", *, data_dir=None, image_size=None):
-    """The "train" or "test" images of a data set, a folder or a file, all of them in memory.
+def _part(batch_size, shard):
+    """Which images of a batch a shard has, as a slice."""
+    index, count = shard
+    count = _integer("shard count", count, at_least=1)
+    if batch_size % count or not 0 <= index < count:
+        raise DataError(
+            f"shard is (index, count), 0 <= index < count, and count divides the batch size "
+            f"{batch_size}; received {shard}."
+        )
+    return slice(index * batch_size // count, (index + 1) * batch_size // count)
+
+
+def load(
+    name_or_path, split="train", *, data_dir=None, image_size=None, stream=None, skip_corrupt=0.0
+):
+    """The "train" or "test" images of a data set, a folder or a file.
 
     The name of a data set means the data set, even where a folder is called so: "./mnist" or a
     `pathlib.Path` means the folder. What brings no test images of its own is split once and for
@@ -390,6 +435,11 @@ def load(name_or_path, split="train", *, data_dir=None, image_size=None):
             an .npz file of images and labels, or of x_train, y_train, x_test and y_test.
         data_dir: where TensorFlow Datasets keeps its files; else the environment's TFDS_DATA_DIR.
         image_size: (height, width) to resize to, bilinear and antialiased, if need be stretched.
+        stream: keep the images of a folder or of TensorFlow Datasets on disk, decoded, and read
+            each batch from there; the batches are the same, to the bit. False keeps them in memory,
+            None takes the disk for images of more than 2 GiB. See `zoo.packing`.
+        skip_corrupt: the share of a folder's files, 0..1, that may be no images and are then left
+            out. At 0 the first of them is refused.
 
     Raises:
         DataError: for whatever cannot be trained on; the message names the file or the index.
@@ -399,14 +449,19 @@ def load(name_or_path, split="train", *, data_dir=None, image_size=None):
     size = np.asarray((1, 1) if image_size is None else image_size)
     if size.shape != (2,) or size.dtype.kind != "i" or size.min() < 1:
         raise DataError(f"image_size is (height, width) in pixels; received {image_size!r}.")
+    if not 0 <= skip_corrupt < 1:
+        raise DataError(f"skip_corrupt is a share in 0 <= share < 1; received {skip_corrupt!r}.")
     path = Path(name_or_path).expanduser()
     bare = isinstance(name_or_path, str) and os.sep not in name_or_path
     if bare and name_or_path == "digits":
         data = _read_digits(split)
     elif path.exists() and not (bare and name_or_path in _data_sets()):
-        data = _read_folder(path, split, image_size) if path.is_dir() else _read_npz(path, split)
+        if path.is_dir():
+            data = _read_folder(path, split, image_size, stream, skip_corrupt)
+        else:
+            data = _read_npz(path, split)
     else:
-        data = _read_tfds(str(name_or_path), split, data_dir, image_size)
+        data = _read_tfds(str(name_or_path), split, data_dir, image_size, stream)
     if image_size and data.image_shape[:2] != tuple(image_size):
         resized = np.stack([_resize(image, image_size) for image in data.images])
         data = dataclasses.replace(data, images=resized)
@@ -442,7 +497,7 @@ def _read_npz(path, split):
     return _divide(data, split) if "images" in arrays else data
 
 
-def _read_folder(folder, split, image_size):
+def _read_folder(folder, split, image_size, stream, skip_corrupt):
     train, test = folder / "train", [folder / name for name in ("test", "val", "validation")]
     test = next((place for place in test if place.is_dir()), None)
     divided = train.is_dir() and test is not None
@@ -458,10 +513,44 @@ def _read_folder(folder, split, image_size):
         for label, name in enumerate(label_names)
         for file in _visible(root / name, "images")
     ]
-    decoded = ((file, _decode(file), label) for file, label in files)
-    images, labels = _stack(decoded, len(files), image_size)
-    data = ImageData(folder.resolve().name, split, images, labels, label_names)
+    skipped = []
+    decoded = _whole(files, int(skip_corrupt * len(files)), skipped)
+    name = folder.resolve().name
+
+    def source():
+        found = ((file.relative_to(root), file.stat(), label) for file, label in files)
+        return [[str(f), s.st_size, s.st_mtime_ns, label] for f, s, label in found]
+
+    origin = (name, lambda: [str(root.resolve()), image_size, source()])
+    images, labels, skipped = _stack(decoded, len(files), image_size, stream, origin, skipped)
+    _refuse_too_many(skipped, int(skip_corrupt * len(files)), len(files))
+    lost = np.setdiff1d(np.arange(len(label_names)), labels)
+    if lost.size:
+        raise DataError(f"{root / label_names[lost[0]]}: none of its images could be read.")
+    data = ImageData(name, split, images, labels, label_names, tuple(skipped))
     return data if divided else _divide(data, split)
+
+
+def _whole(files, tolerated, skipped):
+    """Triples (file, image, label) of the files that are images; the others go to `skipped`."""
+    for file, label in files:
+        try:
+            image = _decode(file)
+        except DataError as error:
+            skipped.append(str(error))
+            _refuse_too_many(skipped, tolerated, len(files), error)
+        else:
+            yield file, image, label
+
+
+def _refuse_too_many(skipped, tolerated, files, cause=None):
+    if len(skipped) > tolerated:
+        many = f"More than {tolerated} of {files} files are no images, as skip_corrupt allows; "
+        raise DataError(
+            (many if tolerated else "")
+            + f"{skipped[tolerated]}. Remove it, or leave out up to a share "
+            "of the files: skip_corrupt=SHARE, at the command line --skip-corrupt SHARE."
+        ) from cause
 
 
 def _class_names(folder):
@@ -525,7 +614,7 @@ def _data_sets():
     return tfds.list_builders(with_community_datasets=False)
 
 
-def _read_tfds(name, split, data_dir, image_size):
+def _read_tfds(name, split, data_dir, image_size, stream):
     import tensorflow_datasets as tfds
 
     known = _data_sets()
@@ -551,8 +640,12 @@ def _read_tfds(name, split, data_dir, image_size):
         if source not in splits:
             raise ValueError(f"its splits are {sorted(splits)}; expected train")
         examples = _tfds_examples(builder, source)
-        images, labels = _stack(examples, splits[source].num_examples, image_size)
-    except DataError:
+        records = [[str(f), os.stat(f).st_size] for f in splits[source].filepaths]
+        whole = [builder.info.full_name, source, image_size, records]
+        origin = (f"{builder.name}-{source}", lambda: whole)
+        count = splits[source].num_examples
+        images, labels, _ = _stack(examples, count, image_size, stream, origin, [])
+    except (DataError, packing.PackError):
         raise
     except Exception as error:  # no network, no space, a wrong checksum, a damaged record, ...
         raise DataError(
@@ -575,25 +668,45 @@ def _tfds_examples(builder, split):
             index += 1
 
 
-def _stack(examples, count, image_size):
-    """Triples (where, image, label) -> images uint8 (count, h, w, c) and labels (count,)."""
-    labels = np.empty(count, np.int64)
-    images = first = None
-    for index, (where, image, label) in enumerate(examples):
+def _stack(examples, count, image_size, stream, origin, skipped):
+    """Triples (where, image, label) -> images uint8 (n, h, w, c), labels (n,), what was skipped.
+
+    There are `count` of them, less those that they skip. `origin` is a pair of a name and of a
+    function that describes where they come from, for the pack that they go to if streamed.
+    """
+    rows = _alike(examples, image_size)
+    first = next(rows, None)
+    if first is None:
+        raise DataError(f"{origin[0]}: no images.")
+    rows = itertools.chain([first], rows)
+    shape, size = first[0].shape, count * first[0].nbytes
+    if stream or (stream is None and size > STREAM_BYTES):
+        name, describe = origin
+        return packing.pack(name, describe(), rows, count, shape, skipped)
+    images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int64)
+    found = 0
+    for found, (image, label) in enumerate(rows, 1):
+        images[found - 1], labels[found - 1] = image, label
+    return images[:found], labels[:found], skipped
+
+
+def _alike(examples, image_size):
+    """Pairs (image, label), every image uint8 and of the first one's shape."""
+    shape = first = None
+    for where, image, label in examples:
         image = _as_uint8(image, where)
         if image_size:
             image = _resize(image, image_size)
-        if images is None:
-            images, first = np.empty((count, *image.shape), np.uint8), where
-        if image.shape != images.shape[1:]:
+        if shape is None:
+            shape, first = image.shape, where
+        if image.shape != shape:
             raise DataError(
-                f"{where} has the shape {image.shape} and {first} {images.shape[1:]}: (height, "
+                f"{where} has the shape {image.shape} and {first} {shape}: (height, "
                 "width, channels) must agree. For sizes, give image_size=(height, width), at the "
                 "command line --image-size HEIGHT WIDTH; for "
                 "channels, save all images as grey or all as RGB."
             )
-        images[index], labels[index] = image, label
-    return images, labels
+        yield image, label
 
 
 def _resize(image, image_size):

@@ -245,6 +245,43 @@ def confidence_maps(images, maps, labels, predictions, names):
     return figure
 
 
+def searched(fields, errors, logarithmic=()):
+    """The error (%) of each trial of a search over each field, the first trial's in vermilion.
+
+    {field: values of the trials}, (trials,) errors, the best first, and which fields were searched
+    on a logarithmic scale. Values that are not numbers have a place each.
+    """
+    figure = _figure("The error over each field searched", 0.6 + 1.9 * len(fields))
+    panels = np.ravel(figure.subplots(len(fields), 1, sharey=True))
+    for axes, (field, values) in zip(panels, fields.items(), strict=True):
+        known = np.array([value is not None for value in values])
+        values = [value for value in values if value is not None]
+        _plain(axes, "Error (% of images)")
+        axes.set_xlabel(field, fontsize=_TEXT)
+        axes.grid(axis="y", color="#EEEEEE", linewidth=0.8)
+        if any(isinstance(value, (bool, str)) for value in values):
+            names = sorted({str(value) for value in values})
+            axes.set_xticks(range(len(names)), names)
+            values = [names.index(str(value)) for value in values]
+        elif field in logarithmic:
+            axes.set_xscale("log")
+        colours = np.where(np.arange(len(known)) == 0, _VERMILION, _BLUE)[known]
+        axes.scatter(values, errors[known], c=colours, s=16, zorder=3)
+        _logarithmic_errors(axes, errors)
+    return figure
+
+
+def _logarithmic_errors(axes, errors):
+    """Trials that failed to learn would press the others together."""
+    if errors.min() > 0 and errors.max() > 3 * errors.min():
+        axes.set_yscale("log")
+        low, high = 0.9 * errors.min(), 1.1 * errors.max()
+        ticks = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+        axes.set_yticks([tick for tick in ticks if low <= tick <= high])
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+
+
 def upsample(image, size):
     """Bilinear interpolation between pixel centres, edges repeated: (h, w) -> `size`."""
 

@@ -29,6 +29,10 @@ class Recipe:
     """A TFDS name, "digits", a folder of class folders, or an .npz file."""
     image_size: tuple[int, int] | None = None
     """Height and width to resize a folder's images to; needed where they differ."""
+    stream: bool | None = None
+    """Keep a folder's or data set's images on disk and not in memory; None: from 2 GiB on."""
+    skip_corrupt: float = 0.0
+    """The share of a folder's files that may be no images: they are left out, and named."""
     epochs: int = 30
     steps_per_epoch: int = 0
     """Steps between two evaluations; 0 for one pass over the training images."""
@@ -50,6 +54,7 @@ class Recipe:
             self._require(field, getattr(self, field) > 0, "a positive number")
         self._require("steps_per_epoch", self.steps_per_epoch >= 0, "0 or more")
         self._require("weight_decay", self.weight_decay >= 0, "0 or more")
+        self._require("skip_corrupt", 0 <= self.skip_corrupt < 1, "a share in 0 <= share < 1")
         self._require("validation", 0 <= self.validation < 1, "a share in 0 <= share < 1")
         self._require("seed", 0 <= self.seed < 2**31, "a whole number from 0 to 2^31 - 1")
         for field in dataclasses.fields(self):
@@ -68,10 +73,11 @@ class Recipe:
         """(training images, images to be judged on), both `zoo.data.ImageData`."""
         from zoo.data import load
 
-        training = load(self.data, "train", image_size=self.image_size)
+        how = {key: getattr(self, key) for key in ("image_size", "stream", "skip_corrupt")}
+        training = load(self.data, "train", **how)
         if self.validation:
             return training.holdout(self.validation)
-        return training, load(self.data, "test", image_size=self.image_size)
+        return training, load(self.data, "test", **how)
 
     def augmentation(self):
         """The random changes of the training images, a `zoo.data.Augmentation`; none here."""
@@ -107,6 +113,14 @@ class Recipe:
     def callbacks(self):
         """Keras callbacks. Their counters are saved with the training state; weights are not."""
         return []
+
+    def search(self, hp):
+        """This recipe with other values in some fields, for `zoo tune` to try; here in none.
+
+        `hp` is a `keras_tuner.HyperParameters`, and the names to draw are those of the fields:
+        `return dataclasses.replace(self, dropout=hp.Float("dropout", 0, 0.5))`.
+        """
+        return self
 
 
 def folders():

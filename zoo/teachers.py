@@ -218,7 +218,8 @@ def _data_keys(data, views, seed, augmentation):
     if views < 1:
         raise TeacherError(f"views is a number of 1 or more; received {views}.")
     digest = hashlib.sha256(str(data.images.shape).encode())
-    digest.update(np.ascontiguousarray(data.images))
+    for start in range(0, data.examples, 4096):  # they may lie on disk
+        digest.update(np.ascontiguousarray(data.images[start : start + 4096]))
     return {
         "images": digest.hexdigest(),
         "examples": data.examples,

@@ -68,8 +68,8 @@ def train(
         Interrupted: after saving, when SIGINT or SIGTERM came.
     """
     recipe.check()
-    folder = Path(runs) / Path(file).stem / (name or _name(recipe))
-    with _locked(folder), Progress(console) as progress:
+    folder = Path(runs) / Path(file).stem / (name or name_of(recipe))
+    with locked(folder), Progress(console) as progress:
         record = _record(recipe, file)
         _refuse_other_run(folder, record, dataclasses.asdict(type(recipe)()))
         if (folder / "results.json").exists():
@@ -97,6 +97,7 @@ def train(
         versions = _versions(recipe, deterministic)
         session.restore()
         session.compare_versions(versions)
+        session.name_skipped()
         _write_json(folder / "versions.json", versions)
         session.fit()
         session.finish(page)
@@ -210,6 +211,17 @@ class _Session:
                 if before[key] != versions[key]:
                     self.warn(f"Resumed with other {key}: {before[key]}, now {versions[key]}.")
 
+    def name_skipped(self):
+        """Say which images could not be read and were left out, and keep the list."""
+        skipped = list(dict.fromkeys([*self.training.skipped, *self.judging.skipped]))
+        if skipped:
+            (self.folder / "skipped.txt").write_text("\n".join(skipped) + "\n", encoding="utf-8")
+            shown = "; ".join(skipped[:5])
+            self.warn(
+                f"{len(skipped)} files of {self.training.name} were left out, see skipped.txt: "
+                f"{shown}{'; ...' if len(skipped) > 5 else ''}"
+            )
+
     def warn(self, text):
         if text not in self.position["warnings"]:
             self.position["warnings"].append(text)
@@ -289,7 +301,7 @@ class _Session:
 
     def exits(self, model):
         """{layer, or "output": accuracy of its classifier}."""
-        logits = model.exits(self.judging.images)
+        logits = model.exits(self.judging.batches(256))
         labels = self.judging.labels
         return {k: float((v.argmax(axis=1) == labels).mean()) for k, v in logits.items()}
 
@@ -486,7 +498,7 @@ def _stop_signals():
 
 
 @contextlib.contextmanager
-def _locked(folder):
+def locked(folder):
     """One process a run folder: two would take turns at destroying each other's checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w", encoding="utf-8") as file:
@@ -497,8 +509,8 @@ def _locked(folder):
         yield
 
 
-def _name(recipe):
-    """Of the fields that differ from the recipe's own, such as "epochs=3,seed=1"."""
+def name_of(recipe):
+    """A run's name, of the fields that differ from the recipe's own, such as "epochs=3,seed=1"."""
     own = type(recipe)()
     fields = [field.name for field in dataclasses.fields(recipe)]
     changed = [f"{f}={getattr(recipe, f)}" for f in fields if getattr(recipe, f) != getattr(own, f)]
