@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 import zoo
-from zoo import data, served, serving, verifying
+from zoo import data
+from zoo.serving import exporting, served, verifying
 
 VARIANTS = ("modern", "plain", "cnn", "mnist", "cifar10", "cifar100", "svhn", "imagenet")
 SHAPES = {"mnist": (28, 28, 1), "imagenet": (224, 224, 3)}
@@ -119,7 +120,7 @@ def verify(name, build, base):
     spread(trunk)
     labels = [f"class {index}" for index in range(trunk.output_shape[-1])]
     begun = time.perf_counter()
-    version = serving.export_savedmodel(model, labels, base, exits="exits" in name)
+    version = exporting.export_savedmodel(model, labels, base, exits="exits" in name)
     seconds = time.perf_counter() - begun
     size = sum(path.stat().st_size for path in version.rglob("*") if path.is_file()) / 1e6
     return seconds, size, verifying.verify(version, model=shipped)
@@ -130,13 +131,13 @@ def export_for_ever(folder):
     keras.utils.set_random_seed(0)
     model = zoo.nin((8, 8, 1), 10, width=0.25)
     while True:
-        serving.export_savedmodel(model, [str(digit) for digit in range(10)], folder)
+        exporting.export_savedmodel(model, [str(digit) for digit in range(10)], folder)
 
 
 def killed(folder, kills, seed):
     """(versions seen, those that failed a check, kills that fell into an export)"""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["zoo.serving"])
+    processes.set_forkserver_preload(["zoo.serving.exporting"])
     hits = 0
     for delay in np.random.default_rng(seed).uniform(0, 2, kills):
         before, left = set(served.versions(folder)), len(list(folder.glob(".export-*")))

@@ -34,7 +34,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from zoo import _c_api, asked
+from zoo.serving import _c_api, asked
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 START, AVAILABLE, END = 10, 30, 50  # ModelVersionStatus.State

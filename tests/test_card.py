@@ -8,7 +8,7 @@ import pytest
 from exports import COLOUR, LABELS, network, pixels
 
 import zoo.cli
-from zoo import card, served, serving
+from zoo.serving import card, exporting, served
 
 RECIPE = {"recipe": "animals_nin", "fields": {"data": "cifar10", "epochs": 3}}
 VERSIONS = {
@@ -37,7 +37,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def export(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved_models") / "animals"
-    serving.export_savedmodel(
+    exporting.export_savedmodel(
         keras.models.load_model(run / "model.keras"),
         LABELS,
         folder,
@@ -84,7 +84,7 @@ def test_the_fingerprint_is_that_of_the_version(export):
 
 
 def test_a_card_of_a_file_says_that_it_knows_no_results(tmp_path):
-    serving.export_savedmodel(network(), LABELS, tmp_path / "animals")
+    exporting.export_savedmodel(network(), LABELS, tmp_path / "animals")
     page = (tmp_path / "animals" / "README.md").read_text("utf-8")
     assert "Not known" in page
     assert "accuracy" not in page
@@ -100,7 +100,9 @@ def test_two_exports_in_fresh_processes_are_equal_to_the_byte(run, tmp_path):
     labels.write_text("".join(f"{label}\n" for label in LABELS), "utf-8")
     # A server that has imported TensorFlow once and forks before it is used.
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["zoo.serving", "zoo.predicting", "zoo.converting"])
+    processes.set_forkserver_preload(
+        ["zoo.serving.exporting", "zoo.predicting", "zoo.serving.converting"]
+    )
     for side in ("left", "right"):
         arguments = (run / "model.keras", labels, tmp_path / side / "animals")
         child = processes.Process(target=export_in_a_process, args=arguments)

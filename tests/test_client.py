@@ -21,7 +21,8 @@ from exports import COLOUR, LABELS, encode, network, pixels, probabilities_of
 from stand_in import StandIn
 
 import zoo.cli
-from zoo import CompanionHead, DeeplySupervised, client, examples, serving
+from zoo import CompanionHead, DeeplySupervised
+from zoo.serving import client, examples, exporting
 
 NAME = "animals"
 
@@ -35,7 +36,7 @@ def supervised():
 def base(supervised, tmp_path_factory):
     folder = tmp_path_factory.mktemp("served") / NAME
     images = pixels(count=3)
-    serving.export_savedmodel(supervised, LABELS, folder, exits=True, images=images)
+    exporting.export_savedmodel(supervised, LABELS, folder, exits=True, images=images)
     return folder
 
 
@@ -347,7 +348,7 @@ def lose_the_weights(version):
 def spoil_the_warm_up(version):
     import tensorflow as tf
 
-    from zoo import warmup
+    from zoo.serving import warmup
 
     log = warmup.predict("x", "serving_default", images=np.ones((1, 9, 9, 3), "float32"))
     with tf.io.TFRecordWriter(str(version / warmup.FILE)) as records:
@@ -357,7 +358,7 @@ def spoil_the_warm_up(version):
 def test_versions_are_swapped_under_load_and_bad_ones_never_serve(base, supervised, tmp_path):
     first, images = base / "1", pixels(count=2, seed=31)
     other = network(seed=12)
-    second = serving.export_savedmodel(other, LABELS, tmp_path / "other")
+    second = exporting.export_savedmodel(other, LABELS, tmp_path / "other")
     answers = [probabilities_of(model, images) for model in (supervised.trunk, other)]
     assert np.abs(answers[0] - answers[1]).max() > 1e-3
     folder = tmp_path / NAME

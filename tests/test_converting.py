@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from exports import LABELS, network, pixels, probabilities_of
 
-from zoo import converting, serving
-from zoo.served import ExportError
+from zoo.serving import converting, exporting
+from zoo.serving.served import ExportError
 
 
 @pytest.fixture(scope="module")
 def version(tmp_path_factory):
     folder = tmp_path_factory.mktemp("converted") / "animals"
-    return serving.export_savedmodel(network(), LABELS, folder, images=pixels(count=4))
+    return exporting.export_savedmodel(network(), LABELS, folder, images=pixels(count=4))
 
 
 @pytest.mark.parametrize("form", ["onnx", "litert"])

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from zoo import examples
+from zoo.serving import examples
 
 LABELS = ["ant", "bée", "cat", "dog"]
 # The second and the third are equal but for rounding.

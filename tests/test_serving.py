@@ -19,9 +19,9 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from zoo import CompanionHead, DeeplySupervised
-from zoo.asked import run_as_a_server
-from zoo.served import ExportError, ServedModel
-from zoo.serving import export_savedmodel
+from zoo.serving.asked import run_as_a_server
+from zoo.serving.exporting import export_savedmodel
+from zoo.serving.served import ExportError, ServedModel
 
 
 def png_header(width, height):
@@ -429,7 +429,7 @@ def export_for_ever(folder):
 def test_a_killed_export_never_leaves_a_version_that_does_not_load(tmp_path):
     # A server that has imported TensorFlow once and forks before it is used: 3 starts in one.
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["zoo.serving"])
+    processes.set_forkserver_preload(["zoo.serving.exporting"])
     for delay in np.random.default_rng().uniform(0, 1.5, 3):
         before = set(tmp_path.glob("[0-9]*"))
         child = processes.Process(target=export_for_ever, args=(tmp_path,))

@@ -18,7 +18,7 @@ from google.protobuf import (
 from stand_in import StandIn
 from tensorflow_serving.config import model_server_config_pb2
 
-from zoo import serving
+from zoo.serving import exporting
 
 FOLDER = Path(__file__).parent.parent / "serving"
 COMPOSE = (FOLDER / "docker-compose.yml").read_text("utf-8")
@@ -132,7 +132,7 @@ def test_the_health_check_is_of_a_model_that_is_loaded(tmp_path):
     (name,) = [model.name for model in models()]
     assert f"/v1/models/{name} " in line
     base = tmp_path / name
-    version = serving.export_savedmodel(network(), LABELS, base)
+    version = exporting.export_savedmodel(network(), LABELS, base)
     (base / "1").rename(tmp_path / "aside")
 
     def healthy(stand_in):

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import serving, teachers
+from zoo import teachers
 from zoo.data import Augmentation, ImageData
 from zoo.distillation import ensemble_logits
+from zoo.serving import exporting
 from zoo.teachers import TeacherError, cache, load, open_cache
 
 MOVED = Augmentation(shift=1, flip=True, jitter=0.1)
@@ -225,7 +226,7 @@ def test_teachers_come_from_files_runs_and_exports(tmp_path):
     run = tmp_path / "runs" / "made" / "default"
     run.mkdir(parents=True)
     model.save(run / "model.keras")
-    serving.export_savedmodel(model, list("abcd"), tmp_path / "exported")
+    exporting.export_savedmodel(model, list("abcd"), tmp_path / "exported")
     version = tmp_path / "exported" / "1"
     for path in (run / "model.keras", run, tmp_path / "exported", version, str(run)):
         loaded = load(path)

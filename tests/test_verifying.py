@@ -22,8 +22,8 @@ from zoo import (
     verifying,
     warmup,
 )
-from zoo._c_api import Stopped
-from zoo.asked import Asked
+from zoo.serving._c_api import Stopped
+from zoo.serving.asked import Asked
 
 
 def failed(checks):
@@ -191,7 +191,7 @@ def unguarded(monkeypatch, tmp_path, **missing):
     """An export that lacks guards, as if its own check had not found it."""
     with monkeypatch.context() as patch:
         for name, value in missing.items():
-            patch.setattr(f"zoo.signatures.{name.replace('__', '.')}", value)
+            patch.setattr(f"zoo.serving.signatures.{name.replace('__', '.')}", value)
         patch.setattr(serving, "_check_answers", lambda *_: {1: 0.001})
         return serving.export_savedmodel(network(), LABELS, tmp_path / "animals")
 

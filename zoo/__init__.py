@@ -32,7 +32,7 @@ _HOME = {
     "mlp": "models",
     "nin": "models",
     "nin_dsn": "models",
-    "export_savedmodel": "serving",
+    "export_savedmodel": "serving.exporting",
     "ServedModel": "served",
 }
 __all__ = sorted(_HOME)

@@ -207,7 +207,7 @@ def predict(
 def _ask_server(url, images, top, check, timeout, retries, tolerance):
     if url.startswith("grpc:"):
         _import_tensorflow()
-    from zoo import client
+    from zoo.serving import client
 
     try:
         server = client.connect(url, timeout=timeout, retries=retries)
@@ -252,13 +252,14 @@ def export(
     out = out or Path("saved_models") / name
     forms = tuple(form.strip() for form in also.split(",") if form.strip())
     _import_tensorflow()
-    from zoo import card, converting, predicting, serving
+    from zoo import predicting
+    from zoo.serving import card, converting, exporting
 
     converting.check_installed(forms)
     file = predicting.model_file(model, with_companions=exits)
     trained = predicting.load_model(file)
     files = examples or (sorted((model / "examples").glob("*.png")) if run else ())
-    path = serving.export_savedmodel(
+    path = exporting.export_savedmodel(
         trained,
         names,
         out,
@@ -312,7 +313,8 @@ def verify(
     from rich.console import Console
     from rich.table import Table
 
-    from zoo import predicting, served, verifying
+    from zoo import predicting
+    from zoo.serving import served, verifying
 
     version = served.find_version(directory)
     compared = None
@@ -442,9 +444,9 @@ def _exit_code(error):
     for module, name, code in (
         ("zoo.data", "DataError", 2),
         ("zoo.teachers", "TeacherError", 2),
-        ("zoo.served", "ExportError", 2),
-        ("zoo.client", "Refused", 2),
-        ("zoo.client", "ServerError", 1),
+        ("zoo.serving.served", "ExportError", 2),
+        ("zoo.serving.client", "Refused", 2),
+        ("zoo.serving.client", "ServerError", 1),
         ("zoo.training", "TrainingError", 1),
         ("zoo.checkpoint", "CheckpointError", 1),
     ):

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 # Keras must know our layers before it reads a model.
-from zoo import answers, data, deep_supervision, distillation, layers, preprocessing, report, served  # noqa: F401
-from zoo.served import ExportError, ServedModel
+from zoo import answers, data, deep_supervision, distillation, layers, preprocessing, report  # noqa: F401
+from zoo.serving import served
+from zoo.serving.served import ExportError, ServedModel
 
 WITH_COMPANIONS = "with_companions.keras"
 
@@ -20,7 +21,7 @@ def model_file(path, *, with_companions=False):
     `with_companions` asks for the `DeeplySupervised` that was trained, not for what ships of it.
 
     Raises:
-        zoo.served.ExportError: for a run that has none.
+        zoo.serving.served.ExportError: for a run that has none.
     """
     path = Path(path)
     if not path.is_dir():

@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import fingerprint_pb2
 
-from zoo import card, examples, served, signatures, verifying, warmup
-from zoo.asked import Asked
-from zoo.served import ExportError
+from zoo.serving import card, examples, served, signatures, verifying, warmup
+from zoo.serving.asked import Asked
+from zoo.serving.served import ExportError
 
 TOLERANCE = 1e-6
 # bfloat16 has three digits, and where it rounds is the compiler's choice.
@@ -62,7 +62,8 @@ def export_savedmodel(
             of a `DeeplySupervised`, by the names of its layers and "output".
         images: (n, h, w, c) uint8, the examples; by default two of noise. `image_names` name their
             files.
-        record: what the card tells of the training, as `zoo.card.record` reads it from a run.
+        record: what the card tells of the training, as `zoo.serving.card.record` reads it from a
+            run.
         tolerance: how far a probability may be off Keras': 1e-6 by default, 3e-2 for a model that
             calculates in 16 bits.
 

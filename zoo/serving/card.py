@@ -14,7 +14,8 @@ import jinja2
 import keras
 import tensorflow as tf
 
-from zoo import report, served, signatures
+from zoo import report
+from zoo.serving import served, signatures
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 # As keras.datasets and, for the digits, the UCI repository state it.

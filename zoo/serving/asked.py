@@ -7,9 +7,9 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
-from zoo import signatures, warmup
-from zoo._c_api import Runtime
-from zoo.served import ExportError
+from zoo.serving import signatures, warmup
+from zoo.serving._c_api import Runtime
+from zoo.serving.served import ExportError
 
 
 class Asked:
@@ -72,8 +72,8 @@ def run_as_a_server(directory, requests, *, signature="serving_default", output=
     object array.
 
     Raises:
-        zoo._c_api.Stopped: when the version does not load, or a request ends the process, as it
-            would end the server.
+        zoo.serving._c_api.Stopped: when the version does not load, or a request ends the process,
+            as it would end the server.
     """
     with Asked(directory) as asked:
         name = asked.only_input(signature)

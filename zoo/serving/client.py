@@ -9,7 +9,8 @@ import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
 
-from zoo import answers, examples
+from zoo import answers
+from zoo.serving import examples
 
 # Of a server that is starting, loading or full; predictions change nothing, so they can be asked
 # again.
@@ -40,7 +41,7 @@ def connect(url, *, timeout=10.0, retries=2):
     if parts.scheme not in ("http", "https", "grpc") or not parts.hostname or not named:
         raise ValueError(f"Received the server {url!r}; expected {EXPECTED}.")
     if parts.scheme == "grpc":
-        from zoo import grpc_client
+        from zoo.serving import grpc_client
 
         return grpc_client.Server(parts.netloc, model, timeout=timeout, retries=retries)
     return Server(url, timeout=timeout, retries=retries)

@@ -13,10 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from zoo import examples, hostile, served, signatures, warmup
-from zoo._c_api import Stopped
-from zoo.asked import Asked, body_of, feeds_of, read_graph
-from zoo.served import ExportError
+from zoo.serving import examples, hostile, served, signatures, warmup
+from zoo.serving._c_api import Stopped
+from zoo.serving.asked import Asked, body_of, feeds_of, read_graph
+from zoo.serving.served import ExportError
 
 # TensorFlow's own, but not what a classifier does: Python, files, and XLA, which a server has off.
 REFUSED = ("PyFunc", "Xla", "ReadFile", "WriteFile", "Print", "PyCall")

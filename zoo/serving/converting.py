@@ -13,9 +13,9 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from zoo import examples, served
-from zoo.asked import feeds_of
-from zoo.served import ExportError
+from zoo.serving import examples, served
+from zoo.serving.asked import feeds_of
+from zoo.serving.served import ExportError
 
 NEEDED = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
 SUFFIX = {"onnx": "onnx", "litert": "tflite"}

@@ -81,7 +81,7 @@ def labels(version):
 
 
 def card(version):
-    """What a version says of itself, a dictionary; `zoo.card` makes it."""
+    """What a version says of itself, a dictionary; `zoo.serving.card` makes it."""
     return json.loads((version / CARD).read_text(encoding="utf-8"))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from zoo.signatures import IMAGE_FEATURE, JPEG_START, MAX_BYTES
+from zoo.serving.signatures import IMAGE_FEATURE, JPEG_START, MAX_BYTES
 
 
 def wrong_tensors(image_shape, png):

@@ -13,9 +13,9 @@ from tensorflow_serving.apis import (
 )
 
 from zoo import answers
-from zoo.asked import body_of, feeds_of
-from zoo.client import EXPECTED, Refused, ServerError, retrying
-from zoo.examples import Example
+from zoo.serving.asked import body_of, feeds_of
+from zoo.serving.client import EXPECTED, Refused, ServerError, retrying
+from zoo.serving.examples import Example
 
 WRONG = {
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -43,14 +43,14 @@ class Server:
         self.models = model_service_pb2_grpc.ModelServiceStub(channel)
 
     def post(self, method, body):
-        """As `zoo.client.Server.post`."""
+        """As `zoo.serving.client.Server.post`."""
         feeds = feeds_of(Example(method, body, {}))
         signature = body.get("signature_name", "serving_default")
         ask = self._classify if "inputs" in feeds else self._predict
         return ask(feeds, signature)
 
     def status(self):
-        """As `zoo.client.Server.status`."""
+        """As `zoo.serving.client.Server.status`."""
         request = self._addressed(get_model_status_pb2.GetModelStatusRequest())
         found = self._call(self.models.GetModelStatus, request).model_version_status
         states = get_model_status_pb2.ModelVersionStatus.State

@@ -13,7 +13,7 @@ from tensorflow_serving.apis import (
     prediction_log_pb2,
 )
 
-from zoo.signatures import IMAGE_FEATURE
+from zoo.serving.signatures import IMAGE_FEATURE
 
 FILE = "assets.extra/tf_serving_warmup_requests"
 BATCHES = (1, 8)

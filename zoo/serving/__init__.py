@@ -1,0 +1,1 @@
+"""Exports: made, proved, described, converted, and asked through a server."""
