@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from zoo import packing
+from zoo import streaming
 
 # The formats that Pillow decodes itself; for some others it starts programs, such as Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -132,7 +132,7 @@ class ImageData:
     """Labelled images: `images` uint8 (n, h, w, c), `labels` int64 (n,), 0..classes-1.
 
     Images (n, h, w) get a channel, labels (n, 1) lose an axis, and other types of whole numbers
-    are converted. `zoo.packing.PackedImages` stay on disk; all that is asked of them here is the
+    are converted. `zoo.streaming.PackedImages` stay on disk; all that is asked of them here is the
     same, to the bit. `skipped` says of each image that was left out which it is, and why.
 
     Raises:
@@ -150,7 +150,7 @@ class ImageData:
     def __post_init__(self):
         where = f"{self.name} ({self.split})"
         images, labels = self.images, np.asarray(self.labels)
-        if not isinstance(images, packing.PackedImages):
+        if not isinstance(images, streaming.PackedImages):
             images = np.asarray(images)
         if images.ndim == 3:
             images = images[..., np.newaxis]
@@ -168,7 +168,7 @@ class ImageData:
                 f"{where}: {len(images)} images, and labels of shape {labels.shape}; expected one "
                 "integer an image (take the argmax of one-hot labels)."
             )
-        if not isinstance(images, packing.PackedImages):
+        if not isinstance(images, streaming.PackedImages):
             images = _as_uint8(images, where)
         object.__setattr__(self, "images", images)
         labels = _whole_numbers(labels, self.classes - 1, f"{where}: label").astype(np.int64)
@@ -383,7 +383,7 @@ class ImageData:
 
     def _images(self):
         """A function of tensors: indices (batch,) -> images uint8 (batch, h, w, c)."""
-        if isinstance(self.images, packing.PackedImages):
+        if isinstance(self.images, streaming.PackedImages):
 
             def read(indices):
                 read = tf.numpy_function(
@@ -437,7 +437,7 @@ def load(
         image_size: (height, width) to resize to, bilinear and antialiased, if need be stretched.
         stream: keep the images of a folder or of TensorFlow Datasets on disk, decoded, and read
             each batch from there; the batches are the same, to the bit. False keeps them in memory,
-            None takes the disk for images of more than 2 GiB. See `zoo.packing`.
+            None takes the disk for images of more than 2 GiB. See `zoo.streaming`.
         skip_corrupt: the share of a folder's files, 0..1, that may be no images and are then left
             out. At 0 the first of them is refused.
 
@@ -645,7 +645,7 @@ def _read_tfds(name, split, data_dir, image_size, stream):
         origin = (f"{builder.name}-{source}", lambda: whole)
         count = splits[source].num_examples
         images, labels, _ = _stack(examples, count, image_size, stream, origin, [])
-    except (DataError, packing.PackError):
+    except (DataError, streaming.PackError):
         raise
     except Exception as error:  # no network, no space, a wrong checksum, a damaged record, ...
         raise DataError(
@@ -682,7 +682,7 @@ def _stack(examples, count, image_size, stream, origin, skipped):
     shape, size = first[0].shape, count * first[0].nbytes
     if stream or (stream is None and size > STREAM_BYTES):
         name, describe = origin
-        return packing.pack(name, describe(), rows, count, shape, skipped)
+        return streaming.pack(name, describe(), rows, count, shape, skipped)
     images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int64)
     found = 0
     for found, (image, label) in enumerate(rows, 1):

@@ -16,7 +16,7 @@ from PIL import Image
 import zoo.data
 import zoo.recipe
 import zoo.training
-from zoo import packing
+from zoo import streaming
 from zoo.data import Augmentation, DataError, load
 
 CHANGES = Augmentation(shift=1, flip=True)
@@ -58,7 +58,7 @@ def assert_same(some, others):
 )
 def test_images_on_disk_give_the_batches_of_those_in_memory(folder, change):
     memory, disk = (change(data) for data in both(folder))
-    assert type(disk.images) is packing.PackedImages
+    assert type(disk.images) is streaming.PackedImages
     assert type(memory.images) is np.ndarray
     assert (disk.examples, disk.image_shape) == (memory.examples, memory.image_shape)
     assert disk.images.size == memory.images.size
@@ -110,7 +110,7 @@ def test_shards_that_cannot_be_are_refused(folder, shard):
 
 def test_size_decides_where_images_are(folder, monkeypatch):
     size = 12 * 6 * 5 * 3
-    for limit, kind in ((size, np.ndarray), (size - 1, packing.PackedImages)):
+    for limit, kind in ((size, np.ndarray), (size - 1, streaming.PackedImages)):
         monkeypatch.setattr(zoo.data, "STREAM_BYTES", limit)
         assert type(load(folder).images) is kind
     assert type(load(folder, stream=False).images) is np.ndarray
@@ -131,7 +131,7 @@ def test_a_pack_is_made_once_and_anew_for_other_contents(folder, cache, monkeypa
 
 
 def packed(rows=ROWS, skipped=()):
-    return packing.pack("rows", "here", iter(rows), len(ROWS), (3, 2, 1), list(skipped))
+    return streaming.pack("rows", "here", iter(rows), len(ROWS), (3, 2, 1), list(skipped))
 
 
 def assert_whole(found, rows=ROWS):
@@ -155,12 +155,12 @@ def test_a_pack_whose_writer_is_killed_is_made_anew(cache):
     program = """if True:
         import time
         import numpy as np
-        from zoo import packing
+        from zoo import streaming
         def rows():
             for index in range(50):
                 yield np.full((3, 2, 1), 7, np.uint8), 0
                 time.sleep(10 * (index == 20))
-        packing.pack("rows", "here", rows(), 50, (3, 2, 1), [])
+        streaming.pack("rows", "here", rows(), 50, (3, 2, 1), [])
     """
     process = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[1])
     while not list(cache.glob("*.partial/images.bin")):
@@ -209,7 +209,7 @@ def test_a_damaged_row_is_named_when_it_is_read_and_the_others_can_be(cache):
     damage(next(cache.glob("rows-*/images.bin")), 6 * 31 + 2)
     images, _, _ = packed()
     np.testing.assert_array_equal(images[:31], np.stack([image for image, _ in ROWS[:31]]))
-    with pytest.raises(packing.PackError, match=r"Image 31 of .*images.bin is damaged"):
+    with pytest.raises(streaming.PackError, match=r"Image 31 of .*images.bin is damaged"):
         images[30:33]
 
 
@@ -228,8 +228,8 @@ def test_a_pack_that_is_not_whole_is_made_anew(cache, file):
 
 
 def test_a_disk_without_room_is_told_before_anything_is_written(cache, monkeypatch):
-    monkeypatch.setattr(packing.shutil, "disk_usage", lambda _: os.statvfs("/") and Disk)
-    with pytest.raises(packing.PackError, match=r"the disk has 0.00 GiB: set ZOO_CACHE"):
+    monkeypatch.setattr(streaming.shutil, "disk_usage", lambda _: os.statvfs("/") and Disk)
+    with pytest.raises(streaming.PackError, match=r"the disk has 0.00 GiB: set ZOO_CACHE"):
         packed()
     assert not [path for path in cache.iterdir() if path.is_dir()]
 
@@ -283,11 +283,11 @@ def test_shares_that_are_none_are_refused(folder, share):
 
 def test_a_run_on_images_on_disk_is_that_on_images_in_memory(broken, tmp_path, monkeypatch):
     """The whole runner: never all images at once, and the log names what was left out."""
-    rows, read = [], packing.PackedImages._read
+    rows, read = [], streaming.PackedImages._read
     monkeypatch.setattr(
-        packing.PackedImages, "_read", lambda self, r: rows.append(len(r)) or read(self, r)
+        streaming.PackedImages, "_read", lambda self, r: rows.append(len(r)) or read(self, r)
     )
-    monkeypatch.setattr(packing.PackedImages, "__array__", None)
+    monkeypatch.setattr(streaming.PackedImages, "__array__", None)
     file = zoo.recipe.find("nin_dsn")
     recipe = zoo.recipe.load(file)
     fields = {"data": str(broken), "epochs": 1, "batch_size": 3, "width": 0.05, "pad_and_crop": 1}
