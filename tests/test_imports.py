@@ -29,6 +29,8 @@ ALLOWED = {
     "deep_supervision": ({"objective"}, NUMERIC),
     "distillation": ({"deep_supervision", "fingerprint", "objective"}, NUMERIC),
     "fingerprint": (set(), {"numpy"}),
+    # TensorFlow in functions: a machine that trains with JAX may lack it.
+    "distribute": (set(), TENSORFLOW),
     "specialists": (set(), NUMERIC | {"sklearn"}),
     "teachers": ({"data", "distillation", "fingerprint", "layers", "preprocessing"}, TENSORFLOW),
     "models": ({"layers", "deep_supervision"}, NUMERIC),
@@ -40,8 +42,9 @@ ALLOWED = {
     "papers": ({"data", "models", "optimizers", "preprocessing", "presets", "recipe"}, NUMERIC),
     "progress": (set(), {"rich"}),
     "training": (
-        {"checkpoint", "deep_supervision", "predicting", "progress", "recipe", "report"},
-        TENSORFLOW,
+        {"checkpoint", "deep_supervision", "distribute", "predicting", "progress", "recipe"}
+        | {"report"},
+        TENSORFLOW | {"PIL"},
     ),
     "serving": ({"_c_api"}, TENSORFLOW),
     "figures": (set(), {"numpy", "matplotlib"}),

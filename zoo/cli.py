@@ -10,7 +10,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -48,6 +48,14 @@ class Options:
     """Save the training state so often, and at the end of each epoch."""
     deterministic: bool = True
     """Operations that repeat their bits, so that a resumed run ends like one left alone."""
+    strategy: Literal["auto", "none", "mirrored", "multi"] = "auto"
+    """Several GPUs (mirrored) or the workers of TF_CONFIG (multi); auto: whichever there are."""
+    replicas: int = 0
+    """Devices of a mirrored strategy; 0 for all GPUs. Without GPUs it divides the CPU, to test."""
+    minutes: float | None = None
+    """Stop after so many, saved, with exit code 3; the same command goes on."""
+    page: bool = True
+    """Draw the page of the finished run; `zoo report` does it later."""
 
 
 def train(recipe: Positional[str]):
@@ -84,8 +92,16 @@ def _train(arguments):
         name=command.options.name,
         checkpoint_seconds=command.options.checkpoint_seconds,
         deterministic=command.options.deterministic,
+        strategy=command.options.strategy,
+        replicas=command.options.replicas,
+        minutes=command.options.minutes,
+        page=command.options.page,
     )
-    print(f"\nThe page   {folder / 'report.html'}")
+    if not (folder / "model.keras").is_file():  # a worker whose chief writes elsewhere
+        return
+    print()
+    if command.options.page:
+        print(f"The page   {folder / 'report.html'}")
     print(f"The model  {folder / 'model.keras'}")
     print(f"Next       zoo predict {folder} IMAGE...    zoo export {folder}")
 
@@ -221,7 +237,7 @@ COMMANDS = {
 
 
 def main(arguments=None):
-    """Run the command line; exits with 0, 1 (failed), 2 (wrong input), 130 or 143 (stopped)."""
+    """Run it; exits with 0, 1 (failed), 2 (wrong input), 3 (time is up), 130 or 143 (stopped)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         if arguments[:1] == ["train"]:
@@ -258,7 +274,10 @@ def _exit_code(error):
         ("zoo.data", "DataError", 2),
         ("zoo.teachers", "TeacherError", 2),
         ("zoo.serving", "ExportError", 2),
+        ("zoo.distribute", "StrategyError", 2),
+        ("zoo.distribute", "WorkerLost", 1),
         ("zoo.training", "TrainingError", 1),
+        ("zoo.training", "TimeUp", 3),
         ("zoo.checkpoint", "CheckpointError", 1),
     ):
         loaded = sys.modules.get(module)
