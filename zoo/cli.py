@@ -325,6 +325,8 @@ def _one_line(box, prog):
 
 def _import_tensorflow():
     """Import it without its remarks on CPU features and missing GPUs, which no setting silences."""
+    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as remarks:

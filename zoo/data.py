@@ -12,7 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
+
+try:
+    import tensorflow as tf
+except ModuleNotFoundError:  # a machine that trains with JAX
+    tf = None
 
 # The formats that Pillow decodes itself; for some others it starts programs, such as Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -184,9 +188,12 @@ class ImageData:
     def batches(self, batch_size):
         """All images once, in order: (batch, h, w, c) float32 in 0..255 and (batch,) int64 labels.
 
-        For evaluation: the last batch holds what remains.
+        For evaluation: the last batch holds what remains. A `tf.data.Dataset`; under Keras' other
+        backends a `keras.utils.PyDataset`.
         """
         batch_size = _integer("batch_size", batch_size, at_least=1)
+        if numpy_data := _by_numpy():
+            return numpy_data.Batches(self, batch_size)
         images, labels = self._tensors()
 
         def batch(start):
@@ -211,7 +218,8 @@ class ImageData:
         The stream is one shuffled pass over the images after another, cut into full batches, so an
         epoch of ceil(examples / batch_size) steps runs a few images into the next pass. Step k
         depends on (seed, k) alone: `start_step=k` continues exactly where k steps would have led.
-        The order of the images does not depend on the batch size.
+        The order of the images does not depend on the batch size. Under Keras' other backends a
+        `keras.utils.PyDataset` of the same batches; see `zoo.numpy_data`.
 
         Arguments:
             views: how many ways the augmentation shows each image in all, 1 or more: pass p shows
@@ -234,6 +242,10 @@ class ImageData:
             raise DataError(
                 f"teacher_logits are of (views, images) {teacher_logits.shape[:2]}; the data have "
                 f"({views}, {self.examples})."
+            )
+        if numpy_data := _by_numpy():
+            return numpy_data.TrainingBatches(
+                self, batch_size, seed, start_step, augmentation, views, teacher_logits
             )
         images, labels = self._tensors()
         with tf.device("CPU:0"):
@@ -283,6 +295,8 @@ class ImageData:
         holding what remains.
         """
         self._check(augmentation)
+        if numpy_data := _by_numpy():
+            return numpy_data.views(self, views, batch_size, seed, augmentation)
         images, _ = self._tensors()
 
         def batches(view):
@@ -369,6 +383,17 @@ class ImageData:
         # On a machine with a GPU the constants would lie in its memory, and come back every step.
         with tf.device("CPU:0"):
             return tf.constant(self.images), tf.constant(self.labels)
+
+
+def _by_numpy():
+    """What makes the batches for Keras' other backends, where TensorFlow may be absent; or None."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        return None
+    from zoo import numpy_data
+
+    return numpy_data
 
 
 def load(name_or_path, split="train", *, data_dir=None, image_size=None):

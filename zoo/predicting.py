@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 # Keras must know our layers before it reads a model.
-from zoo import data, layers, preprocessing, report  # noqa: F401
-from zoo.serving import ServedModel
+from zoo import data, layers, preprocessing  # noqa: F401
 
 
 def load_model(run):
@@ -29,6 +28,8 @@ def predict(model, labels, images):
         pixels = [data.read_image(image, network.input_shape[1:]) for image in images]
         logits = network.predict(np.stack(pixels).astype("float32"), verbose=0)
         return keras.ops.convert_to_numpy(keras.ops.softmax(logits)), labels
+    from zoo.serving import ServedModel  # TensorFlow's
+
     served = ServedModel(model)
     answers = []
     for image in images:  # one by one: in a batch, one bad image costs the others their answers
@@ -62,6 +63,8 @@ def show_predictions(model, labels, images, top):
 
 def show_evaluation(model, images):
     """Print accuracy and loss over an `ImageData`, and recall and precision of every class."""
+    from zoo import report
+
     predicted, loss = measure(model, images)
     correct = predicted == images.labels
     low, high = report.wilson_interval(1 - correct.mean(), images.examples)
