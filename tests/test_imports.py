@@ -43,8 +43,8 @@ ALLOWED = {
     "papers": ({"data", "models", "optimizers", "preprocessing", "presets", "recipe"}, NUMERIC),
     "progress": (set(), {"rich"}),
     "training": (
-        {"checkpoint", "deep_supervision", "distribute", "predicting", "progress", "recipe"}
-        | {"report"},
+        {"checkpoint", "deep_supervision", "distribute", "numpy_data", "predicting", "progress"}
+        | {"recipe", "report"},
         TENSORFLOW | {"PIL"},
     ),
     "serving": ({"_c_api"}, TENSORFLOW),

@@ -64,8 +64,9 @@ def start(file, runs):
         task = {"type": "worker", "index": index}
         config = json.dumps({"cluster": {"worker": addresses}, "task": task})
         command = [sys.executable, "-m", "zoo", "train", str(file), "--runs", str(runs)]
-        command += ["--name", "run", "--no-page", "--checkpoint-seconds", "0.05"]
+        command += ["--name", "run", "--no-page", "--checkpoint-seconds", "0.3"]
         environment = {**os.environ, "TF_CONFIG": config, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment["TF_NUM_INTRAOP_THREADS"] = environment["TF_NUM_INTEROP_THREADS"] = "2"
         processes.append(
             subprocess.Popen(
                 command,

@@ -617,49 +617,57 @@ def wait_for_all(strategy):
         check_same_everywhere(strategy, "end", 0)
 
 
-def metrics_state(model, strategy=None):
-    """What the metrics have counted: a row of numbers for each replica, of all workers."""
-    if strategy is None:
-        return [_row(model.metrics_variables)]
-    import tensorflow as tf
+class Counted:
+    """What the metrics of a model have counted so far: a row of numbers for each replica."""
 
-    def mine():
-        flat = [tf.reshape(tf.cast(v.value, tf.float64), (-1,)) for v in model.metrics_variables]
+    def __init__(self, model, strategy=None):
+        self.model, self.strategy = model, strategy
+        self.gather = None
+
+    def read(self):
+        """The rows, of all workers; each must ask."""
+        if self.strategy is None:
+            values = [np.ravel(np.asarray(v, "float64")) for v in self.model.metrics_variables]
+            return [np.concatenate(values).tolist()]
+        import tensorflow as tf
+
+        if self.gather is None:
+            gather = self.strategy.gather
+            self.gather = tf.function(
+                lambda: gather(self.strategy.run(self._row), axis=0), autograph=False
+            )
+        with _workers_watched():
+            return self.gather().numpy().tolist()
+
+    def _row(self):
+        import tensorflow as tf
+
+        variables = self.model.metrics_variables
+        flat = [tf.reshape(tf.cast(v.value, tf.float64), (-1,)) for v in variables]
         return tf.concat(flat, axis=0)[tf.newaxis]
 
-    @tf.function(autograph=False)
-    def everyone():
-        return strategy.gather(strategy.run(mine), axis=0)
+    def write(self, rows):
+        """Undo `read`; for another number of replicas the first gets what all had."""
+        replicas = 1 if self.strategy is None else self.strategy.num_replicas_in_sync
+        rows = np.asarray(rows)
+        if len(rows) != replicas:
+            total = rows.sum(axis=0)
+            rows = np.stack([total, *[np.zeros_like(total)] * (replicas - 1)])
+        if self.strategy is None:
+            for variable, value in _cut(self.model.metrics_variables, rows[0]):
+                variable.assign(value.reshape(variable.shape).astype(variable.dtype))
+            return
+        import tensorflow as tf
 
-    with _workers_watched():
-        return everyone().numpy().tolist()
+        rows = tf.constant(rows)
 
+        def mine():
+            row = rows[tf.distribute.get_replica_context().replica_id_in_sync_group]
+            for variable, value in _cut(self.model.metrics_variables, row):
+                value = tf.cast(tf.reshape(value, variable.shape), variable.dtype)
+                variable.value.assign(value)
 
-def _row(variables):
-    return np.concatenate([np.ravel(np.asarray(v, "float64")) for v in variables]).tolist()
-
-
-def restore_metrics(model, rows, strategy=None):
-    """Undo `metrics_state`; for another number of replicas the first gets what all had."""
-    replicas = 1 if strategy is None else strategy.num_replicas_in_sync
-    rows = np.asarray(rows)
-    if len(rows) != replicas:
-        rows = np.concatenate([rows.sum(axis=0, keepdims=True), np.zeros_like(rows[:1])])
-        rows = rows[np.minimum(np.arange(replicas), 1)]
-    if strategy is None:
-        for variable, value in _cut(model.metrics_variables, rows[0]):
-            variable.assign(value.reshape(variable.shape).astype(variable.dtype))
-        return
-    import tensorflow as tf
-
-    rows = tf.constant(rows)
-
-    def mine():
-        row = rows[tf.distribute.get_replica_context().replica_id_in_sync_group]
-        for variable, value in _cut(model.metrics_variables, row):
-            variable.value.assign(tf.cast(tf.reshape(value, variable.shape), variable.dtype))
-
-    tf.function(lambda: strategy.run(mine), autograph=False)()
+        tf.function(lambda: self.strategy.run(mine), autograph=False)()
 
 
 def _cut(variables, row):

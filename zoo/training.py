@@ -6,7 +6,6 @@ import dataclasses
 import fcntl
 import hashlib
 import importlib.metadata
-import importlib.util
 import inspect
 import json
 import math
@@ -23,7 +22,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from zoo import checkpoint, distribute, predicting
+from zoo import checkpoint, distribute, numpy_data, predicting
 from zoo.deep_supervision import DeeplySupervised
 from zoo.progress import Progress
 from zoo.recipe import RecipeError, title
@@ -157,6 +156,16 @@ class _Session:
             self.model.optimizer.build(self.model.trainable_variables)
         # Keras' own fit, but for what it does not have or does otherwise.
         self.divided = strategy is not None or recipe.micro_batches > 1
+        if recipe.micro_batches > 1 and keras.backend.backend() != "tensorflow":
+            raise RecipeError(
+                "--micro-batches is TensorFlow's; with Keras' other backends give the optimizer "
+                "gradient_accumulation_steps."
+            )
+        if self.model.optimizer.use_ema and keras.backend.backend() != "tensorflow":
+            raise RecipeError(
+                "An optimizer's use_ema is TensorFlow's here: Keras makes the averages the weights "
+                "at the end of each call of fit, and with its other backends an epoch is a call."
+            )
         if self.divided:
             distribute.check(self.model)
             labels, scores = training.labels[:2], np.zeros((2, classes), "float32")
@@ -167,6 +176,7 @@ class _Session:
                     f"--batch-size is at least {parts}, one image a replica and micro-batch; "
                     f"received {recipe.batch_size}."
                 )
+        self.counted = distribute.Counted(self.model, strategy)
         self.position = {
             "epoch": 0,
             "step": 0,
@@ -256,11 +266,14 @@ class _Session:
                 return
             if self.metrics is not None:  # Keras makes their variables when it first needs them
                 self.model.evaluate(judging, steps=1, verbose=0)
+            if keras.backend.backend() != "tensorflow":
+                numpy_data.fit(self.model, batches, validation=judging, **arguments)
+                return
             self.model.fit(batches, validation_data=judging, shuffle=False, verbose=0, **arguments)
 
     def _tensorboard(self):
-        """Its callback, where it can be: it writes with TensorFlow."""
-        if not self.chief or importlib.util.find_spec("tensorflow") is None:
+        """Its callback, which writes with TensorFlow; with JAX that may be absent."""
+        if not self.chief or keras.backend.backend() != "tensorflow":
             return []
         return [keras.callbacks.TensorBoard(self.folder / "tensorboard", write_graph=False)]
 
@@ -413,7 +426,7 @@ class _ShortFirstEpoch(keras.callbacks.Callback):
         done = self.session.position["step"] - epoch * self.session.steps_an_epoch
         self.remaining = self.session.steps_an_epoch - done
         if self.session.metrics is not None:
-            distribute.restore_metrics(self.model, self.session.metrics, self.session.strategy)
+            self.session.counted.write(self.session.metrics)
             self.session.metrics = None
 
     def on_train_batch_end(self, batch, logs=None):
@@ -487,7 +500,9 @@ class _State(keras.callbacks.Callback):
         if position["step"] % self.session.steps_an_epoch == 0:
             return  # the epoch's end is about to save
         if self.ballot.agreed:
-            self._save(distribute.metrics_state(self.model, self.session.strategy))
+            if keras.backend.backend() == "jax":
+                self.model.jax_state_sync()  # else the variables are those of the epoch's start
+            self._save(self.session.counted.read())
             self._leave_if_asked()
         self.ballot.wish = self._wish()
 
@@ -657,7 +672,7 @@ def _gpus():
         import tensorflow as tf
 
         return [device.name for device in tf.config.list_physical_devices("GPU")]
-    return keras.distribution.list_devices("gpu")
+    return [each for each in keras.distribution.list_devices() if not each.startswith("cpu")]
 
 
 def _git(folder, *arguments):
