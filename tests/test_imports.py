@@ -41,6 +41,7 @@ ALLOWED = {
     "checkpoint": (set(), {"numpy"}),
     "recipe": ({"data", "optimizers"}, {"keras"}),
     "papers": ({"data", "models", "optimizers", "preprocessing", "presets", "recipe"}, NUMERIC),
+    "packing": ({"data", "recipe"}, {"numpy"}),
     "progress": (set(), {"rich"}),
     "training": (
         {"checkpoint", "deep_supervision", "distribute", "numpy_data", "predicting", "progress"}
@@ -55,7 +56,7 @@ ALLOWED = {
         {"keras", "numpy", "rich"},
     ),
     "cli": (
-        {"data", "predicting", "recipe", "report", "serving", "studies", "training"},
+        {"data", "packing", "predicting", "recipe", "report", "serving", "studies", "training"},
         {"keras", "rich", "tensorflow", "tyro"},
     ),
     # One rule for the folder.

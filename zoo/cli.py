@@ -74,36 +74,75 @@ def _train(arguments):
     file = recipes.find(arguments[0])
     prog = f"zoo train {arguments[0]}"
     _import_tensorflow()
+    recipe, options = _recipe_and(Options, file, prog, arguments[1:])
+    from zoo.training import train as run
+
+    folder = run(
+        recipe,
+        file,
+        runs=options.runs,
+        name=options.name,
+        checkpoint_seconds=options.checkpoint_seconds,
+        deterministic=options.deterministic,
+        strategy=options.strategy,
+        replicas=options.replicas,
+        minutes=options.minutes,
+        page=options.page,
+    )
+    if not (folder / "model.keras").is_file():  # a worker whose chief writes elsewhere
+        return
+    print()
+    if options.page:
+        print(f"The page   {folder / 'report.html'}")
+    print(f"The model  {folder / 'model.keras'}")
+    print(f"Next       zoo predict {folder} IMAGE...    zoo export {folder}")
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """What `zoo pack` takes beside the fields of the recipe."""
+
+    out: Path | None = None
+    """The archive; by default RECIPE.zip."""
+    name: str | None = None
+    """Of the run folder; by default made of the fields given."""
+
+
+def pack(recipe: Positional[str]):
+    """Make one archive that trains a recipe with JAX, without TensorFlow or network.
+
+    Args:
+        recipe: a name from `zoo list`, or the path of a recipe file of your own.
+    """
+    raise UsageError("zoo pack takes the recipe first: zoo pack RECIPE [--field value ...]")
+
+
+def _pack(arguments):
+    """`zoo pack`, with the flags of the recipe."""
+    if not arguments or arguments[0].startswith("-"):
+        return _parse(tyro.cli, pack, prog="zoo pack", args=arguments)
+    file = recipes.find(arguments[0])
+    _import_tensorflow()
+    recipe, options = _recipe_and(PackOptions, file, f"zoo pack {arguments[0]}", arguments[1:])
+    from zoo import packing
+
+    out = packing.pack(recipe, file, options.out or Path(f"{file.stem}.zip"), options.name)
+    print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")
+    print("There  unzip it, then as often as it takes: python train.py --minutes 9")
+
+
+def _recipe_and(more, file, prog, arguments):
+    """(recipe, options) from flags: those of a recipe are its fields."""
     cls = recipes.load(file)
 
     @dataclass(frozen=True)
     class Command:
         recipe: OmitArgPrefixes[Annotated[cls, arg(name="")]]
-        options: OmitArgPrefixes[Annotated[Options, arg(name="")]]
+        options: OmitArgPrefixes[Annotated[more, arg(name="")]]
 
     Command.__doc__ = recipes.title(file)
-    command = _parse(tyro.cli, Command, prog=prog, args=arguments[1:])
-    from zoo.training import train as run
-
-    folder = run(
-        command.recipe,
-        file,
-        runs=command.options.runs,
-        name=command.options.name,
-        checkpoint_seconds=command.options.checkpoint_seconds,
-        deterministic=command.options.deterministic,
-        strategy=command.options.strategy,
-        replicas=command.options.replicas,
-        minutes=command.options.minutes,
-        page=command.options.page,
-    )
-    if not (folder / "model.keras").is_file():  # a worker whose chief writes elsewhere
-        return
-    print()
-    if command.options.page:
-        print(f"The page   {folder / 'report.html'}")
-    print(f"The model  {folder / 'model.keras'}")
-    print(f"Next       zoo predict {folder} IMAGE...    zoo export {folder}")
+    command = _parse(tyro.cli, Command, prog=prog, args=arguments)
+    return command.recipe, command.options
 
 
 def evaluate(run: Positional[Path], data: str | None = None):
@@ -179,7 +218,10 @@ def report(run: Positional[Path]):
 
     recorded = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     fields = {key: tuple(v) if isinstance(v, list) else v for key, v in recorded["fields"].items()}
-    _, judging = recipes.load(recorded["file"])(**fields).datasets()
+    file = Path(recorded["file"])
+    # Of a run that came from elsewhere, the recipe of the same name.
+    file = file if file.is_file() else recipes.find(recorded["recipe"])
+    _, judging = recipes.load(file)(**fields).datasets()
     print(zoo.report.write(run, predicting.load_model(run), judging))
 
 
@@ -228,6 +270,7 @@ def figure(
 COMMANDS = {
     "list": list_recipes,
     "train": train,
+    "pack": pack,
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
@@ -242,6 +285,8 @@ def main(arguments=None):
     try:
         if arguments[:1] == ["train"]:
             _train(arguments[1:])
+        elif arguments[:1] == ["pack"]:
+            _pack(arguments[1:])
         elif arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             nearest = difflib.get_close_matches(arguments[0], COMMANDS, 1)
             hint = f"Did you mean {nearest[0]!r}?" if nearest else "See zoo --help."

@@ -424,6 +424,8 @@ def load(name_or_path, split="train", *, data_dir=None, image_size=None):
     size = np.asarray((1, 1) if image_size is None else image_size)
     if size.shape != (2,) or size.dtype.kind != "i" or size.min() < 1:
         raise DataError(f"image_size is (height, width) in pixels; received {image_size!r}.")
+    if (prepared := _read_prepared(name_or_path, split, image_size)) is not None:
+        return prepared
     path = Path(name_or_path).expanduser()
     bare = isinstance(name_or_path, str) and os.sep not in name_or_path
     if bare and name_or_path == "digits":
@@ -436,6 +438,27 @@ def load(name_or_path, split="train", *, data_dir=None, image_size=None):
         resized = np.stack([_resize(image, image_size) for image in data.images])
         data = dataclasses.replace(data, images=resized)
     return data
+
+
+def prepared_file(name_or_path, image_size=None):
+    """What a data set is called in the folder that the environment's ZOO_DATA names.
+
+    There `load` finds it as an .npz file, ready: on a machine without scikit-learn, TensorFlow
+    Datasets or network. `zoo pack` writes them.
+    """
+    size = f"-{image_size[0]}x{image_size[1]}" if image_size else ""
+    return re.sub(r"[^A-Za-z0-9]+", "_", str(name_or_path)) + size + ".npz"
+
+
+def _read_prepared(name_or_path, split, image_size):
+    folder = os.environ.get("ZOO_DATA")
+    file = Path(folder) / prepared_file(name_or_path, image_size) if folder else None
+    if file is None or not file.is_file():
+        return None
+    with np.load(file, allow_pickle=False) as arrays:
+        names = tuple(str(name) for name in arrays["label_names"])
+        images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
+        return ImageData(str(arrays["name"]), split, images, labels, names)
 
 
 def _read_digits(split):
