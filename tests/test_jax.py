@@ -144,3 +144,59 @@ def test_a_teacher_out_of_reach_is_not_packed(tmp_path):
         with pytest.raises(zoo.recipe.RecipeError, match=message):
             packing.pack(make(teachers=(teacher,)), tmp_path / "small.py", tmp_path / "p.zip")
     assert not list(tmp_path.glob("p.zip*"))
+
+
+DATA_PARALLEL = """
+import sys
+import keras
+import numpy as np
+import zoo
+
+rng = np.random.default_rng(0)
+images = rng.integers(0, 256, (64, 8, 8, 1)).astype("float32")
+labels = rng.integers(0, 3, 64)
+
+
+def net(width):
+    x = inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Rescaling(1 / 255)(x)
+    x = zoo.MLPConv((width,), 3, strides=2, normalization="batch", name="conv")(x)
+    x = keras.layers.Dense(3)(keras.layers.Flatten()(x))
+    return keras.Model(inputs, x)
+
+
+def trained():
+    heads = {"conv": zoo.CompanionHead(3)}
+    student = zoo.DeeplySupervised(net(4), heads, companion_weight=0.3, threshold=2.0)
+    teacher = net(5)
+    drawn = np.random.default_rng(1)  # JAX draws initial weights otherwise for several devices
+    for variable in [*student.trainable_variables, *teacher.trainable_variables]:
+        variable.assign(drawn.normal(0, 0.2, variable.shape))
+    model = zoo.Distiller(student=student, teacher=teacher)
+    optimizer = keras.optimizers.SGD(0.05, momentum=0.9, global_clipnorm=0.5)
+    model.compile(optimizer, zoo.SoftmaxCrossEntropy(), metrics=["accuracy"])
+    logs = model.fit(images, labels, batch_size=16, epochs=5, shuffle=False, verbose=0).history
+    return model, logs
+
+
+alone, logs = trained()
+alone = alone.get_weights()
+keras.distribution.set_distribution(keras.distribution.DataParallel())
+model, parallel_logs = trained()
+assert len(model.student.trunk.variables[0].value.sharding.device_set) == 4
+for one, other in zip(alone, model.get_weights(), strict=True):
+    np.testing.assert_allclose(other, one, atol=1e-6)
+for key in logs:
+    np.testing.assert_allclose(parallel_logs[key], logs[key], atol=1e-6, err_msg=key)
+"""
+
+
+def test_data_parallel_on_four_devices_equals_one():
+    flags = "--xla_force_host_platform_device_count=4"
+    ran = subprocess.run(
+        [sys.executable, "-c", DATA_PARALLEL],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": flags},
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
