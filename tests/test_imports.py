@@ -31,20 +31,28 @@ ALLOWED = {
     "deep_supervision": ({"objective"}, NUMERIC),
     "distillation": ({"deep_supervision", "fingerprint", "objective", "taps"}, NUMERIC),
     "fingerprint": (set(), {"numpy"}),
+    # TensorFlow in functions: a machine that trains with JAX may lack it.
+    "distribute": (set(), TENSORFLOW),
     "specialists": (set(), NUMERIC | {"sklearn"}),
     "teachers": ({"data", "distillation", "fingerprint", "layers", "preprocessing"}, TENSORFLOW),
     "models": ({"layers", "deep_supervision"}, NUMERIC),
     "gradients": (set(), NUMERIC),
     "presets": ({"losses", "optimizers"}, NUMERIC),
     "streaming": (set(), {"numpy"}),
-    "data": ({"streaming"}, {"numpy", "tensorflow", "PIL", "sklearn", "tensorflow_datasets"}),
+    "numpy_data": (set(), NUMERIC),
+    "data": (
+        {"numpy_data", "streaming"},
+        NUMERIC | {"tensorflow", "PIL", "sklearn", "tensorflow_datasets"},
+    ),
     "checkpoint": (set(), {"numpy"}),
     "recipe": ({"data", "optimizers"}, {"keras"}),
     "papers": ({"data", "models", "optimizers", "preprocessing", "presets", "recipe"}, NUMERIC),
+    "packing": ({"data", "recipe"}, {"numpy"}),
     "progress": (set(), {"rich"}),
     "training": (
-        {"checkpoint", "deep_supervision", "predicting", "progress", "recipe", "report"},
-        TENSORFLOW,
+        {"checkpoint", "deep_supervision", "distribute", "numpy_data", "predicting", "progress"}
+        | {"recipe", "report"},
+        TENSORFLOW | {"PIL"},
     ),
     # The folder zoo/serving, but for `answers`.
     "signatures": (set(), {"keras", "tensorflow"}),
@@ -85,8 +93,8 @@ ALLOWED = {
         {"keras", "numpy", "rich"},
     ),
     "cli": (
-        {"card", "client", "converting", "data", "predicting", "recipe", "report", "served"}
-        | {"exporting", "studies", "training", "tuning", "verifying"},
+        {"card", "client", "converting", "data", "packing", "predicting", "recipe", "report"}
+        | {"exporting", "served", "studies", "training", "tuning", "verifying"},
         {"keras", "rich", "tensorflow", "tyro"},
     ),
     # One rule for the folder.

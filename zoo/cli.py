@@ -49,6 +49,14 @@ class Options:
     """Save the training state so often, and at the end of each epoch."""
     deterministic: bool = True
     """Operations that repeat their bits, so that a resumed run ends like one left alone."""
+    strategy: Literal["auto", "none", "mirrored", "multi"] = "auto"
+    """Several GPUs (mirrored) or the workers of TF_CONFIG (multi); auto: whichever there are."""
+    replicas: int = 0
+    """Devices of a mirrored strategy; 0 for all GPUs. Without GPUs it divides the CPU, to test."""
+    minutes: float | None = None
+    """Stop after so many, saved, with exit code 3; the same command goes on."""
+    page: bool = True
+    """Draw the page of the finished run; `zoo report` does it later."""
 
 
 def train(recipe: Positional[str]):
@@ -65,19 +73,49 @@ def _train(arguments):
     if not arguments or arguments[0].startswith("-"):
         return _parse(tyro.cli, train, prog="zoo train", args=arguments)
     file, command = _with_fields("train", arguments, Options)
+    options = command.options
     from zoo.training import train as run
 
-    folder = run(
-        command.recipe,
-        file,
-        runs=command.options.runs,
-        name=command.options.name,
-        checkpoint_seconds=command.options.checkpoint_seconds,
-        deterministic=command.options.deterministic,
-    )
-    print(f"\nThe page   {folder / 'report.html'}")
+    folder = run(command.recipe, file, **vars(options))
+    if not (folder / "model.keras").is_file():  # a worker whose chief writes elsewhere
+        return
+    print()
+    if options.page:
+        print(f"The page   {folder / 'report.html'}")
     print(f"The model  {folder / 'model.keras'}")
     print(f"Next       zoo predict {folder} IMAGE...    zoo export {folder}")
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """What `zoo pack` takes beside the fields of the recipe."""
+
+    out: Path | None = None
+    """The archive; by default RECIPE.zip."""
+    name: str | None = None
+    """Of the run folder; by default made of the fields given."""
+
+
+def pack(recipe: Positional[str]):
+    """Make one archive that trains a recipe with JAX, without TensorFlow or network.
+
+    Args:
+        recipe: a name from `zoo list`, or the path of a recipe file of your own.
+    """
+    raise UsageError("zoo pack takes the recipe first: zoo pack RECIPE [--field value ...]")
+
+
+def _pack(arguments):
+    """`zoo pack`, with the flags of the recipe."""
+    if not arguments or arguments[0].startswith("-"):
+        return _parse(tyro.cli, pack, prog="zoo pack", args=arguments)
+    file, command = _with_fields("pack", arguments, PackOptions)
+    from zoo import packing
+
+    out = command.options.out or Path(f"{file.stem}.zip")
+    out = packing.pack(command.recipe, file, out, command.options.name)
+    print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")
+    print("There  unzip it, then as often as it takes: python train.py --minutes 9")
 
 
 def _with_fields(name, arguments, others):
@@ -346,7 +384,10 @@ def report(run: Positional[Path]):
 
     recorded = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     fields = {key: tuple(v) if isinstance(v, list) else v for key, v in recorded["fields"].items()}
-    _, judging = recipes.load(recorded["file"])(**fields).datasets()
+    file = Path(recorded["file"])
+    # Of a run that came from elsewhere, the recipe of the same name.
+    file = file if file.is_file() else recipes.find(recorded["recipe"])
+    _, judging = recipes.load(file)(**fields).datasets()
     print(zoo.report.write(run, predicting.load_model(run), judging))
 
 
@@ -396,6 +437,7 @@ COMMANDS = {
     "list": list_recipes,
     "train": train,
     "tune": tune,
+    "pack": pack,
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
@@ -406,13 +448,15 @@ COMMANDS = {
 
 
 def main(arguments=None):
-    """Run the command line; exits with 0, 1 (failed), 2 (wrong input), 130 or 143 (stopped)."""
+    """Run it; exits with 0, 1 (failed), 2 (wrong input), 3 (time is up), 130 or 143 (stopped)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         if arguments[:1] == ["train"]:
             _train(arguments[1:])
         elif arguments[:1] == ["tune"]:
             _tune(arguments[1:])
+        elif arguments[:1] == ["pack"]:
+            _pack(arguments[1:])
         elif arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             nearest = difflib.get_close_matches(arguments[0], COMMANDS, 1)
             hint = f"Did you mean {nearest[0]!r}?" if nearest else "See zoo --help."
@@ -447,7 +491,10 @@ def _exit_code(error):
         ("zoo.serving.served", "ExportError", 2),
         ("zoo.serving.client", "Refused", 2),
         ("zoo.serving.client", "ServerError", 1),
+        ("zoo.distribute", "StrategyError", 2),
+        ("zoo.distribute", "WorkerLost", 1),
         ("zoo.training", "TrainingError", 1),
+        ("zoo.training", "TimeUp", 3),
         ("zoo.checkpoint", "CheckpointError", 1),
     ):
         loaded = sys.modules.get(module)
@@ -495,6 +542,8 @@ def _one_line(box, prog):
 
 def _import_tensorflow():
     """Import it without its remarks on CPU features and missing GPUs, which no setting silences."""
+    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as remarks:

@@ -13,7 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
+
+try:
+    import tensorflow as tf
+except ModuleNotFoundError:  # a machine that trains with JAX
+    tf = None
 
 from zoo import streaming
 
@@ -195,9 +199,12 @@ class ImageData:
     def batches(self, batch_size):
         """All images once, in order: (batch, h, w, c) float32 in 0..255 and (batch,) int64 labels.
 
-        For evaluation: the last batch holds what remains.
+        For evaluation: the last batch holds what remains. A `tf.data.Dataset`; under Keras' other
+        backends a `keras.utils.PyDataset`.
         """
         batch_size = _integer("batch_size", batch_size, at_least=1)
+        if numpy_data := _by_numpy():
+            return numpy_data.Batches(self, batch_size)
         images, labels = self._images(), self._labels()
 
         def batch(start):
@@ -223,7 +230,8 @@ class ImageData:
         The stream is one shuffled pass over the images after another, cut into full batches, so an
         epoch of ceil(examples / batch_size) steps runs a few images into the next pass. Step k
         depends on (seed, k) alone: `start_step=k` continues exactly where k steps would have led.
-        The order of the images does not depend on the batch size.
+        The order of the images does not depend on the batch size. Under Keras' other backends a
+        `keras.utils.PyDataset` of the same batches; see `zoo.numpy_data`.
 
         Arguments:
             shard: (index, count): of each batch the index-th of count equal parts, 0 the first,
@@ -250,6 +258,10 @@ class ImageData:
                 f"({views}, {self.examples})."
             )
         part = _part(batch_size, shard)
+        if numpy_data := _by_numpy():
+            return numpy_data.TrainingBatches(
+                self, batch_size, part, seed, start_step, augmentation, views, teacher_logits
+            )
         images, labels = self._images(), self._labels()
         with tf.device("CPU:0"):
             logits = None if teacher_logits is None else tf.constant(teacher_logits)
@@ -298,6 +310,8 @@ class ImageData:
         holding what remains.
         """
         self._check(augmentation)
+        if numpy_data := _by_numpy():
+            return numpy_data.views(self, views, batch_size, seed, augmentation)
         images = self._images()
 
         def batches(view):
@@ -402,6 +416,17 @@ class ImageData:
             return tf.constant(self.labels)
 
 
+def _by_numpy():
+    """What makes the batches for Keras' other backends, where TensorFlow may be absent; or None."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        return None
+    from zoo import numpy_data
+
+    return numpy_data
+
+
 def _part(batch_size, shard):
     """Which images of a batch a shard has, as a slice."""
     index, count = shard
@@ -451,6 +476,8 @@ def load(
         raise DataError(f"image_size is (height, width) in pixels; received {image_size!r}.")
     if not 0 <= skip_corrupt < 1:
         raise DataError(f"skip_corrupt is a share in 0 <= share < 1; received {skip_corrupt!r}.")
+    if (prepared := _read_prepared(name_or_path, split, image_size)) is not None:
+        return prepared
     path = Path(name_or_path).expanduser()
     bare = isinstance(name_or_path, str) and os.sep not in name_or_path
     if bare and name_or_path == "digits":
@@ -466,6 +493,27 @@ def load(
         resized = np.stack([_resize(image, image_size) for image in data.images])
         data = dataclasses.replace(data, images=resized)
     return data
+
+
+def prepared_file(name_or_path, image_size=None):
+    """What a data set is called in the folder that the environment's ZOO_DATA names.
+
+    There `load` finds it as an .npz file, ready: on a machine without scikit-learn, TensorFlow
+    Datasets or network. `zoo pack` writes them.
+    """
+    size = f"-{image_size[0]}x{image_size[1]}" if image_size else ""
+    return re.sub(r"[^A-Za-z0-9]+", "_", str(name_or_path)) + size + ".npz"
+
+
+def _read_prepared(name_or_path, split, image_size):
+    folder = os.environ.get("ZOO_DATA")
+    file = Path(folder) / prepared_file(name_or_path, image_size) if folder else None
+    if file is None or not file.is_file():
+        return None
+    with np.load(file, allow_pickle=False) as arrays:
+        names = tuple(str(name) for name in arrays["label_names"])
+        images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
+        return ImageData(str(arrays["name"]), split, images, labels, names)
 
 
 def _read_digits(split):

@@ -217,21 +217,22 @@ class DeeplySupervised(keras.Model):
                 soft = soft_loss(output, scores, sample_weight=sample_weight)
                 log(f"{layer}_soft_target_error", soft)
                 loss = (1 - self.soft_weight) * loss + self.soft_weight * soft
-            objective = objective + self.weight_now(layer) * self._bracket(layer, loss)
+            bracket = self._bracket(layer, loss, examples)
+            objective = objective + self.weight_now(layer) * bracket
         for layer, errors in zip(self.decoders, y_pred["errors"], strict=True):
             error = Mean()(errors, errors, sample_weight=sample_weight)
             log(f"{layer}_decoding_error", error)
             objective = objective + self._weight_now(self.decoder_weight[layer]) * error
         return objective
 
-    def _bracket(self, layer, loss):
+    def _bracket(self, layer, loss, examples):
         """[||w||^2 + l - threshold]_+ of equation 3; of several replicas, this one's share."""
         regularization = sum(ops.sum(each) for each in self.companions[layer].losses)
         value = loss + (regularization - self.threshold.get(layer, 0.0)) / replicas()
         if layer not in self.threshold:
             return value
-        # The whole batch decides, not each replica about its own part.
-        on = sum_over_replicas(ops.stop_gradient(value)) > 0
+        # The whole batch decides, not each replica about its own part, which may be a small one.
+        on = sum_over_replicas(ops.stop_gradient(value) * examples) > 0
         self._logs[f"{layer}_gate"].update_state(ops.cast(on, "float32"))
         return ops.where(on, value, ops.zeros_like(value))
 

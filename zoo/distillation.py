@@ -204,11 +204,11 @@ class Distiller(keras.Model):
             return super().test_step(*state, (x, lesson, sample_weight))
 
     def evaluate(self, *arguments, **keywords):
-        with self._evaluation():
+        with self.evaluation():
             return super().evaluate(*arguments, **keywords)
 
     def test_on_batch(self, *arguments, **keywords):
-        with self._evaluation():
+        with self.evaluation():
             return super().test_on_batch(*arguments, **keywords)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -335,7 +335,8 @@ class Distiller(keras.Model):
             self._in_step.running = False
 
     @contextlib.contextmanager
-    def _evaluation(self):
+    def evaluation(self):
+        """Meanwhile the metrics are those of `evaluate`."""
         self._evaluating = True
         try:
             yield

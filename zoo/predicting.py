@@ -7,10 +7,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-# Keras must know our layers before it reads a model.
-from zoo import answers, data, deep_supervision, distillation, layers, preprocessing, report  # noqa: F401
-from zoo.serving import served
-from zoo.serving.served import ExportError, ServedModel
+# Keras must know our layers before it reads a model; `zoo.serving` is TensorFlow's, and waits.
+from zoo import answers, data, deep_supervision, distillation, layers, preprocessing  # noqa: F401
 
 WITH_COMPANIONS = "with_companions.keras"
 
@@ -28,6 +26,8 @@ def model_file(path, *, with_companions=False):
         return path
     file = path / (WITH_COMPANIONS if with_companions else "model.keras")
     if not file.is_file():
+        from zoo.serving.served import ExportError
+
         raise ExportError(f"There is no {file}: the run was not deeply supervised, or is older.")
     return file
 
@@ -48,6 +48,8 @@ def read_examples(model, files):
 
 def has_exits(version):
     """Whether an export has the signature `exits`."""
+    from zoo.serving import served
+
     return bool(served.card(version)["exits"])
 
 
@@ -62,6 +64,8 @@ def predict(model, labels, images):
         pixels = [data.read_image(image, network.input_shape[1:]) for image in images]
         logits = network.predict(np.stack(pixels).astype("float32"), verbose=0)
         return keras.ops.convert_to_numpy(keras.ops.softmax(logits)), labels
+    from zoo.serving.served import ServedModel
+
     served = ServedModel(model)
     answers = []
     for image in images:  # one by one: in a batch, one bad image costs the others their answers
@@ -91,6 +95,8 @@ def show_predictions(model, labels, images, top):
 
 def show_evaluation(model, images):
     """Print accuracy and loss over an `ImageData`, and recall and precision of every class."""
+    from zoo import report
+
     predicted, loss = measure(model, images)
     correct = predicted == images.labels
     low, high = report.wilson_interval(1 - correct.mean(), images.examples)

@@ -10,8 +10,8 @@ from rich.progress import Progress as Bar
 class Progress:
     """A bar on a terminal; elsewhere a line an epoch, and one a minute in long epochs."""
 
-    def __init__(self, console=None):
-        self.console = console or Console(highlight=False)
+    def __init__(self, console=None, quiet=False):
+        self.console = console or Console(highlight=False, quiet=quiet)
         self.bar = None
 
     def __enter__(self):

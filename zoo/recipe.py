@@ -37,6 +37,8 @@ class Recipe:
     steps_per_epoch: int = 0
     """Steps between two evaluations; 0 for one pass over the training images."""
     batch_size: int = 128
+    micro_batches: int = 1
+    """Parts of a batch that follow one another before the one update: for less memory."""
     learning_rate: float = 0.1
     """The highest of the schedule."""
     weight_decay: float = 5e-4
@@ -50,7 +52,7 @@ class Recipe:
 
     def check(self):
         """Refuse values no training could use; raises RecipeError."""
-        for field in ("epochs", "batch_size", "learning_rate"):
+        for field in ("epochs", "batch_size", "micro_batches", "learning_rate"):
             self._require(field, getattr(self, field) > 0, "a positive number")
         self._require("steps_per_epoch", self.steps_per_epoch >= 0, "0 or more")
         self._require("weight_decay", self.weight_decay >= 0, "0 or more")

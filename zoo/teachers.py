@@ -16,7 +16,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 # Keras must know our layers before it reads a model.
@@ -74,6 +73,8 @@ def _flags(name):
 
 def _exported(folder):
     """A Keras model around an export's `serving_default`."""
+    import tensorflow as tf
+
     signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
     ((_, spec),) = signature.structured_input_signature[1].items()
     images = keras.Input(spec.shape[1:], name="images")
@@ -242,9 +243,16 @@ def _compare(file, held, asked):
 def _ask(model, data, views, seed, augmentation, batch_size):
     """(views x examples, classes) float32."""
     batches = data.views(views, batch_size, seed=seed, augmentation=augmentation)
+
     # Not predict(), which leaves its function in the caller's model.
-    ask = tf.function(lambda images: ops.cast(model(images, training=False), "float32"))
-    return np.concatenate([np.asarray(ask(images)) for images in batches])
+    def ask(images):
+        return ops.cast(model(images, training=False), "float32")
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        ask = tf.function(ask)
+    return np.concatenate([ops.convert_to_numpy(ask(images)) for images in batches])
 
 
 def _largest(logits, count, temperature):

@@ -21,9 +21,8 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from zoo import checkpoint, predicting, report
+from zoo import checkpoint, distribute, numpy_data, predicting
 from zoo.deep_supervision import DeeplySupervised
 from zoo.progress import Progress
 from zoo.recipe import RecipeError, title
@@ -42,6 +41,13 @@ class Interrupted(Exception):
         self.signal = number
 
 
+class TimeUp(Exception):
+    """The sitting's minutes are over; the state is saved."""
+
+    def __init__(self, step):
+        super().__init__(f"time is up; saved at step {step}, the same command goes on")
+
+
 def train(
     recipe,
     file,
@@ -52,6 +58,9 @@ def train(
     deterministic=True,
     page=True,
     console=None,
+    strategy="none",
+    replicas=0,
+    minutes=None,
 ):
     """Train `recipe`, defined in `file`, in the folder runs/<recipe>/<name>; returns that folder.
 
@@ -59,24 +68,37 @@ def train(
     `checkpoint_seconds` seconds, and when SIGINT or SIGTERM asks to stop. On a CPU, with
     `deterministic` operations, a run killed and resumed ends with the bits of one left alone.
     Without `page` the run folder has neither page nor example images.
+    `strategy` and `replicas` are of `zoo.distribute.make_strategy`; of several workers, which share
+    the folder `runs`, the chief alone writes. After so many `minutes` the training stops, saved.
     `name` is by default made of the fields that differ from the recipe's own.
 
     Raises:
         RecipeError: for values no training can use, or a folder that holds another run.
         zoo.data.DataError: for data that cannot be trained on.
         TrainingError: when the loss stops being finite, or the net never starts to learn.
-        Interrupted: after saving, when SIGINT or SIGTERM came.
+        Interrupted: after saving, when SIGINT or SIGTERM came; of several workers to any.
+        TimeUp: after saving, when the minutes are over.
+        zoo.distribute.StrategyError: for a strategy that cannot be had, or does not fit.
+        zoo.distribute.WorkerLost: when another worker stopped.
     """
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
     recipe.check()
+    strategy = distribute.make_strategy(strategy, replicas)
+    chief = distribute.is_chief(strategy)
     folder = Path(runs) / Path(file).stem / (name or name_of(recipe))
-    with locked(folder), Progress(console) as progress:
+    with (
+        locked(folder) if chief else contextlib.nullcontext(),
+        Progress(console, quiet=not chief) as progress,
+    ):
         record = _record(recipe, file)
         _refuse_other_run(folder, record, dataclasses.asdict(type(recipe)()))
         if (folder / "results.json").exists():
             progress.say(f"{folder} is complete; choose another --name to train again.")
             return folder
         keras.utils.set_random_seed(recipe.seed)
-        if deterministic:
+        if deterministic and keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
             tf.config.experimental.enable_op_determinism()
         keras.config.set_dtype_policy(recipe.precision)
         training, judging = recipe.datasets()
@@ -91,43 +113,71 @@ def train(
                 f"--batch-size is at most {training.examples}, the number of training images; "
                 f"received {recipe.batch_size}."
             )
-        session = _Session(recipe, folder, training, judging, progress, checkpoint_seconds)
-        # Only now: a start that was refused must not bind the folder to its fields.
-        _write_json(folder / "recipe.json", record)
-        versions = _versions(recipe, deterministic)
+        session = _Session(recipe, folder, training, judging, progress, strategy)
+        session.checkpoint_seconds, session.deadline = checkpoint_seconds, deadline
+        versions = _versions(recipe, deterministic, strategy)
+        if chief:
+            # Only now: a start that was refused must not bind the folder to its fields.
+            _write_json(folder / "recipe.json", record)
         session.restore()
-        session.compare_versions(versions)
-        session.name_skipped()
-        _write_json(folder / "versions.json", versions)
+        if chief:
+            session.compare_versions(versions)
+            session.name_skipped()
+            _write_json(folder / "versions.json", versions)
         session.fit()
-        session.finish(page)
+        if chief:
+            session.finish(page)
+        distribute.wait_for_all(strategy)  # a worker that leaves takes the others with it
     return folder
 
 
 class _Session:
     """One sitting of a run: the compiled model, the data, and how far the training is."""
 
-    def __init__(self, recipe, folder, training, judging, progress, checkpoint_seconds):
+    def __init__(self, recipe, folder, training, judging, progress, strategy):
         self.recipe, self.folder, self.progress = recipe, folder, progress
         self.training, self.judging = training, judging
-        self.checkpoint_seconds = checkpoint_seconds
+        self.strategy, self.chief = strategy, distribute.is_chief(strategy)
+        self.checkpoint_seconds, self.deadline = 60.0, None
         one_pass = math.ceil(training.examples / recipe.batch_size)
         self.steps_an_epoch = recipe.steps_per_epoch or one_pass
         steps = recipe.epochs * self.steps_an_epoch
-        try:
-            self.model = recipe.model(training, steps)
-        except ValueError as error:  # of a factory that was given what it cannot use
-            raise RecipeError(f"{type(recipe).__module__}: {error}") from error
-        self.shipped = _shipped(self.model)
-        classes = self.shipped.output_shape[-1]
-        if classes != training.classes:
-            raise RecipeError(
-                f"The model gives {classes} scores; {training.name} has {training.classes} classes."
+        with distribute.scope(strategy):
+            self.model = self.made(steps)
+            self.shipped = _shipped(self.model)
+            classes = self.shipped.output_shape[-1]
+            if classes != training.classes:
+                raise RecipeError(
+                    f"The model gives {classes} scores; {training.name} has {training.classes} "
+                    "classes."
+                )
+            self.model.compile(
+                optimizer=recipe.optimizer(steps), loss=recipe.loss(), metrics=["accuracy"]
             )
-        self.model.compile(
-            optimizer=recipe.optimizer(steps), loss=recipe.loss(), metrics=["accuracy"]
-        )
-        self.model.optimizer.build(self.model.trainable_variables)
+            self.model.optimizer.build(self.model.trainable_variables)
+        # Keras' own fit, but for what it does not have or does otherwise.
+        self.divided = strategy is not None or recipe.micro_batches > 1
+        if recipe.micro_batches > 1 and keras.backend.backend() != "tensorflow":
+            raise RecipeError(
+                "--micro-batches is TensorFlow's; with Keras' other backends give the optimizer "
+                "gradient_accumulation_steps."
+            )
+        if self.model.optimizer.use_ema and keras.backend.backend() != "tensorflow":
+            raise RecipeError(
+                "An optimizer's use_ema is TensorFlow's here: Keras makes the averages the weights "
+                "at the end of each call of fit, and with its other backends an epoch is a call."
+            )
+        if self.divided:
+            distribute.check(self.model)
+            labels, scores = training.labels[:2], np.zeros((2, classes), "float32")
+            distribute.check_gives_one_loss_an_example(self.model.loss, labels, scores)
+            parts = distribute.described(strategy)["replicas"] * recipe.micro_batches
+            if recipe.batch_size < parts:
+                raise RecipeError(
+                    f"--batch-size is at least {parts}, one image a replica and micro-batch; "
+                    f"received {recipe.batch_size}."
+                )
+        self.counted = distribute.Counted(self.model, strategy)
         self.position = {
             "epoch": 0,
             "step": 0,
@@ -139,6 +189,13 @@ class _Session:
         self.history = []
         self.memory = None  # of the callbacks
         self.metrics = None  # of an epoch that was interrupted
+
+    def made(self, steps):
+        """The recipe's model."""
+        try:
+            return self.recipe.model(self.training, steps)
+        except ValueError as error:  # of a factory that was given what it cannot use
+            raise RecipeError(f"{type(self.recipe).__module__}: {error}") from error
 
     @property
     def variables(self):
@@ -159,6 +216,8 @@ class _Session:
         if meta:
             self.position, self.history = meta["position"], meta["history"]
             self.memory, self.metrics = meta["callbacks"], meta["metrics"]
+            if self.metrics and not isinstance(self.metrics[0], list):
+                self.metrics = [self.metrics]  # of a run begun before there were replicas
             if meta.get("teacher") != self.teacher:
                 raise RecipeError(
                     f"{self.folder} was begun with the teacher {meta.get('teacher')}, which now is "
@@ -168,6 +227,9 @@ class _Session:
             self.progress.say(f"Resumed {self.folder} at step {self.position['step']}.")
         for commit in damaged:
             self.warn(f"Checkpoint {commit} was damaged and passed over.")
+        if self.strategy is not None:
+            distribute.check_same_everywhere(self.strategy, "step", self.position["step"])
+            distribute.decorrelate(self.model, self.strategy)
 
     def fit(self):
         """Keras' own fit, over what is left."""
@@ -180,35 +242,49 @@ class _Session:
             f"{self.judging.examples} {self.judged_on} images, {self.training.classes} classes; "
             f"{self.shipped.count_params():,} parameters; {self.folder}"
         )
-        if self.metrics is not None:  # Keras makes their variables when it first needs them
-            self.model.evaluate(self.judging.batches(256).take(1), verbose=0)
         recipe, others = self.recipe, self.recipe.callbacks()
-        tensorboard = keras.callbacks.TensorBoard(self.folder / "tensorboard", write_graph=False)
+        batches = recipe.training_batches(self.training, done)
         with _stop_signals() as stop:
-            self.model.fit(
-                recipe.training_batches(self.training, self.position["step"]),
-                initial_epoch=self.position["epoch"],
-                epochs=recipe.epochs,
-                steps_per_epoch=self.steps_an_epoch,
-                validation_data=self.judging.batches(256),
-                callbacks=[
-                    _ShortFirstEpoch(self),
-                    tensorboard,
-                    *others,
-                    _Watch(self),
-                    _State(self, others, stop),
-                ],
-                shuffle=False,
-                verbose=0,
-            )
+            state = _State(self, others, stop)
+            callbacks = [_ShortFirstEpoch(self), *self._tensorboard(), *others, _Watch(self), state]
+            arguments = {
+                "initial_epoch": self.position["epoch"],
+                "epochs": recipe.epochs,
+                "steps_per_epoch": self.steps_an_epoch,
+                "callbacks": callbacks,
+            }
+            judging = self.judging.batches(256)
+            if self.divided:
+                distribute.fit(
+                    self.model,
+                    self.strategy,
+                    batches,
+                    validation=judging,
+                    micro_batches=recipe.micro_batches,
+                    ballot=state.ballot,
+                    **arguments,
+                )
+                return
+            if self.metrics is not None:  # Keras makes their variables when it first needs them
+                self.model.evaluate(judging, steps=1, verbose=0)
+            if keras.backend.backend() != "tensorflow":
+                numpy_data.fit(self.model, batches, validation=judging, **arguments)
+                return
+            self.model.fit(batches, validation_data=judging, shuffle=False, verbose=0, **arguments)
+
+    def _tensorboard(self):
+        """Its callback, which writes with TensorFlow; with JAX that may be absent."""
+        if not self.chief or keras.backend.backend() != "tensorflow":
+            return []
+        return [keras.callbacks.TensorBoard(self.folder / "tensorboard", write_graph=False)]
 
     def compare_versions(self, versions):
         """Between other releases or machines a resumed run goes on, but not with the same bits."""
         path = self.folder / "versions.json"
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
-            for key in ("packages", "hardware"):
-                if before[key] != versions[key]:
+            for key in ("packages", "hardware", "backend", "strategy"):
+                if key in before and before[key] != versions[key]:
                     self.warn(f"Resumed with other {key}: {before[key]}, now {versions[key]}.")
 
     def name_skipped(self):
@@ -240,6 +316,8 @@ class _Session:
                     f"{variable.path} is no longer finite after step {self.position['step']}. "
                     + self.advice()
                 )
+        if not self.chief:
+            return
         meta = {
             "position": self.position,
             "history": self.history,
@@ -263,6 +341,9 @@ class _Session:
     def finish(self, page):
         """The files a person opens: the model to ship, its results, the page."""
         self.progress.stop()
+        if self.strategy is not None:
+            self.model = self.undistributed()
+            self.shipped = _shipped(self.model)
         model = self.shipped
         _save(model, self.folder / "model.keras")
         predicted, loss = predicting.measure(model, self.judging)
@@ -291,6 +372,8 @@ class _Session:
         # Written last but for the page, which can be drawn again: its presence says "complete".
         _write_json(self.folder / "results.json", results)
         if page:
+            from zoo import report
+
             self.write_examples()
             report.write(self.folder, model, self.judging)
         self.progress.say(
@@ -298,6 +381,13 @@ class _Session:
             f"({results['errors']} errors in {results['examples']}), last epoch, "
             f"{results['seconds']:.0f} s of training"
         )
+
+    def undistributed(self):
+        """The model again, with the same weights, for this process alone."""
+        model = self.made(self.recipe.epochs * self.steps_an_epoch)
+        for variable, trained in zip(model.variables, self.model.variables, strict=True):
+            variable.assign(np.asarray(trained))
+        return model
 
     def exits(self, model):
         """{layer, or "output": accuracy of its classifier}."""
@@ -307,14 +397,17 @@ class _Session:
 
     def write_examples(self, count=8):
         """A few of the images judged on, as files to try `zoo predict` with."""
+        from PIL import Image
+
         folder = self.folder / "examples"
         folder.mkdir(exist_ok=True)
         labels = self.judging.labels
         firsts = [int(np.argmax(labels == label)) for label in np.unique(labels)[:count]]
         for index in firsts:
             name = "".join(c if c.isalnum() else "_" for c in self.names[labels[index]])
-            image = tf.io.encode_png(self.judging.images[index]).numpy()
-            (folder / f"{index:05d}_{name}.png").write_bytes(image)
+            image = self.judging.images[index]
+            image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+            image.save(folder / f"{index:05d}_{name}.png")
 
     @property
     def names(self):
@@ -357,9 +450,7 @@ class _ShortFirstEpoch(keras.callbacks.Callback):
         done = self.session.position["step"] - epoch * self.session.steps_an_epoch
         self.remaining = self.session.steps_an_epoch - done
         if self.session.metrics is not None:
-            saved = self.session.metrics
-            for variable, value in zip(self.model.metrics_variables, saved, strict=True):
-                variable.assign(np.asarray(value, variable.dtype))
+            self.session.counted.write(self.session.metrics)
             self.session.metrics = None
 
     def on_train_batch_end(self, batch, logs=None):
@@ -408,6 +499,9 @@ def _dead(step, chance):
     )
 
 
+_SAVE, _TIME_UP = 1, 63  # between them the numbers of signals; the largest wish comes true
+
+
 class _State(keras.callbacks.Callback):
     """Count steps, keep the history, and commit. Last in the list, to see what the others did."""
 
@@ -415,6 +509,7 @@ class _State(keras.callbacks.Callback):
         super().__init__()
         self.session, self.others, self.stop = session, others, stop
         self.clock = self.saved_at = time.monotonic()
+        self.ballot = distribute.Ballot()
 
     def on_train_begin(self, logs=None):
         for callback, memory in zip(self.others, self.session.memory or [], strict=False):
@@ -424,12 +519,25 @@ class _State(keras.callbacks.Callback):
         position = self.session.position
         position["step"] += 1
         self.session.progress.step(position["step"], logs)
+        if not self.session.divided:
+            self.ballot.agreed = self._wish()
         if position["step"] % self.session.steps_an_epoch == 0:
             return  # the epoch's end is about to save
-        if self.stop or time.monotonic() - self.saved_at > self.session.checkpoint_seconds:
-            metrics = [np.asarray(v).tolist() for v in self.model.metrics_variables]
-            self._save(metrics)
+        if self.ballot.agreed:
+            if keras.backend.backend() == "jax":
+                self.model.jax_state_sync()  # else the variables are those of the epoch's start
+            self._save(self.session.counted.read())
             self._leave_if_asked()
+        self.ballot.wish = self._wish()
+
+    def _wish(self):
+        """For the next step, which all workers end alike: to save, to leave, or nothing."""
+        now = time.monotonic()
+        if self.stop:
+            return int(self.stop[0])
+        if self.session.deadline is not None and now > self.session.deadline:
+            return _TIME_UP
+        return _SAVE if now - self.saved_at > self.session.checkpoint_seconds else 0
 
     def on_epoch_end(self, epoch, logs=None):
         self._tick()
@@ -460,8 +568,12 @@ class _State(keras.callbacks.Callback):
         self.saved_at = time.monotonic()
 
     def _leave_if_asked(self):
-        if self.stop:
-            raise Interrupted(self.stop[0], self.session.position["step"])
+        if self.session.position["finished"]:
+            return
+        if self.ballot.agreed == _TIME_UP:
+            raise TimeUp(self.session.position["step"])
+        if self.ballot.agreed > _SAVE:
+            raise Interrupted(self.ballot.agreed, self.session.position["step"])
 
 
 def _memory(callback):
@@ -544,14 +656,18 @@ def _refuse_other_run(folder, record, defaults):
         raise RecipeError(f"{folder} holds a run with {told}; choose another --name.")
 
 
-def _versions(recipe, deterministic):
+def _versions(recipe, deterministic, strategy):
     """Everything needed to say later what was run, and on what."""
-    packages = ("keras", "tensorflow", "numpy", "tensorflow-datasets", "scikit-learn", "zoo")
+    packages = ["keras", "numpy", "scikit-learn", "zoo"]
+    packages += {"tensorflow": ["tensorflow", "tensorflow-datasets"]}.get(
+        keras.backend.backend(), [keras.backend.backend()]
+    )
     here = Path(__file__).parent
     return {
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "packages": {name: _version(name) for name in packages},
         "backend": keras.backend.backend(),
+        "strategy": distribute.described(strategy),
         "commit": _git(here, "rev-parse", "HEAD"),
         "dirty": bool(_git(here, "status", "--porcelain")),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -563,9 +679,24 @@ def _versions(recipe, deterministic):
             "memory_gib": round(
                 os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
             ),
-            "gpus": [device.name for device in tf.config.list_physical_devices("GPU")],
+            "gpus": _gpus(),
         },
     }
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # such as the zoo's own, where it travelled as files
+
+
+def _gpus():
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return [device.name for device in tf.config.list_physical_devices("GPU")]
+    return [each for each in keras.distribution.list_devices() if not each.startswith("cpu")]
 
 
 def _git(folder, *arguments):

@@ -1,0 +1,273 @@
+"""What zoo.data gives to train on, made by NumPy alone: for Keras' other backends.
+
+The order, the crops, shifts and mirrorings are those of the TensorFlow pipeline, bit for bit, since
+its random numbers (Philox 4x32-10; Salmon et al., SC11) are computed here again. Turned and scaled
+images (jitter) agree to rounding.
+"""
+
+import concurrent.futures
+import math
+
+import keras
+import numpy as np
+
+_ROUNDS = 10
+
+
+def uniform(shape, seed, low=0.0, high=1.0):
+    """`tf.random.stateless_uniform` on a CPU: float32 in low <= x < high."""
+    bits = _bits(math.prod(shape), seed)
+    # The low 23 bits are the fraction of a float in 1..2.
+    unit = ((bits & np.uint32(0x7FFFFF)) | np.uint32(127 << 23)).view(np.float32) - np.float32(1)
+    low, high = np.float32(low), np.float32(high)
+    return (unit * (high - low) + low).reshape(shape)
+
+
+def integers(count, seed):
+    """Of `tf.random.stateless_uniform(..., minval=None, maxval=None, dtype=tf.int64)`."""
+    bits = _bits(2 * count, seed).astype(np.uint64)
+    return (bits[::2] | bits[1::2] << np.uint64(32)).view(np.int64)
+
+
+def fold_in(seed, number):
+    """`tf.random.experimental.stateless_fold_in` of a whole number."""
+    return int(_bits(1, seed).view(np.int32)[0]), number
+
+
+def _bits(count, seed):
+    """So many uint32."""
+    seed = np.array(seed, np.int64).view(np.uint32)  # little end first
+    key = np.array([0x3EC8F720, 0x02461E29], np.uint32)
+    mixed = _philox(seed[np.newaxis], key)[0]
+    groups = -(-count // 4)
+    counters = np.zeros((groups, 4), np.uint32)
+    numbers = np.arange(groups, dtype=np.uint64)
+    counters[:, 0], counters[:, 1] = numbers & np.uint64(0xFFFFFFFF), numbers >> np.uint64(32)
+    counters[:, 2:] = mixed[2:]
+    return _philox(counters, mixed[:2]).ravel()[:count]
+
+
+def _philox(counters, key):
+    """(n, 4) uint32 counters -> as many random numbers."""
+    c0, c1, c2, c3 = counters.T.astype(np.uint64)
+    k0, k1 = (int(each) for each in key)
+    low = np.uint64(0xFFFFFFFF)
+    for _ in range(_ROUNDS):
+        first, second = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
+        c0 = (second >> np.uint64(32)) ^ c1 ^ np.uint64(k0)
+        c2 = (first >> np.uint64(32)) ^ c3 ^ np.uint64(k1)
+        c1, c3 = second & low, first & low
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return np.stack([c0, c1, c2, c3], axis=1).astype(np.uint32)
+
+
+def draws(augmentation, count, seed):
+    """`Augmentation.draws`."""
+    moves = uniform((3, count), seed)
+    jitter = augmentation.jitter
+    jitters = uniform((4, count), fold_in(seed, 1), -jitter, jitter)
+    return np.concatenate([moves, jitters]).T
+
+
+def changed(augmentation, images, draws):
+    """`Augmentation.apply`: images (batch, h, w, c) -> float32 ones."""
+    draws = draws.T
+    if augmentation.reach or augmentation.flip:
+        images = _cropped(augmentation, images, draws[:3])
+    images = images.astype(np.float32)
+    return _jittered(images, draws[3:]) if augmentation.jitter else images
+
+
+def _cropped(augmentation, images, draws):
+    _, height, width, _ = images.shape
+    reach = augmentation.reach
+    down, right = (draws[:2, :, np.newaxis] * np.float32(2 * reach + 1)).astype(np.int32)
+    rows, columns = np.arange(height), np.arange(width)
+    mirrored = draws[2, :, np.newaxis] < (0.5 if augmentation.flip else 0.0)
+    rows, columns = down + rows, right + np.where(mirrored, columns[::-1], columns)
+    if augmentation.shift:
+        rows = rows.clip(reach, reach + height - 1)
+        columns = columns.clip(reach, reach + width - 1)
+    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    which = np.arange(len(images))[:, np.newaxis, np.newaxis]
+    return padded[which, rows[:, :, np.newaxis], columns[:, np.newaxis, :]]
+
+
+def _jittered(images, draws):
+    """Bilinear, the edge pixels repeated, as in `zoo.data`, whose formula this is."""
+    _, height, width, _ = images.shape
+    angle, scale = 2 * draws[0], 1 + draws[1]
+    down, right = height * draws[2], width * draws[3]
+    middle, centre = (height - 1) / 2, (width - 1) / 2
+    cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
+
+    def place(a, b, c, size):
+        y, x = np.mgrid[:height, :width].astype(np.float32)
+        at = (each[:, np.newaxis, np.newaxis] for each in (a, b, c))
+        a, b, c = at
+        found = (a * x + b * y + c).clip(0, size - 1)
+        low = np.floor(found).astype(np.int64)
+        return low, np.minimum(low + 1, size - 1), (found - low)[..., np.newaxis]
+
+    left, next_left, across = place(
+        cosine, sine, centre - cosine * (centre + right) - sine * (middle + down), width
+    )
+    top, next_top, along = place(
+        -sine, cosine, middle + sine * (centre + right) - cosine * (middle + down), height
+    )
+    which = np.arange(len(images))[:, np.newaxis, np.newaxis]
+    above = images[which, top, left] * (1 - across) + images[which, top, next_left] * across
+    below = (
+        images[which, next_top, left] * (1 - across) + images[which, next_top, next_left] * across
+    )
+    return (above * (1 - along) + below * along).astype(np.float32)
+
+
+class Batches(keras.utils.PyDataset):
+    """`ImageData.batches`."""
+
+    def __init__(self, data, batch_size):
+        super().__init__()
+        self.data, self.batch_size = data, batch_size
+
+    @property
+    def num_batches(self):
+        return -(-self.data.examples // self.batch_size)
+
+    def __getitem__(self, index):
+        part = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        return self.data.images[part].astype(np.float32), self.data.labels[part]
+
+
+class TrainingBatches(keras.utils.PyDataset):
+    """`ImageData.training_batches`: without end, each made while the one before is in use."""
+
+    def __init__(
+        self, data, batch_size, part, seed, start_step, augmentation, views, teacher_logits
+    ):
+        super().__init__()
+        self.data, self.batch_size, self.part = data, batch_size, part
+        self.seed, self.start_step = seed, start_step
+        self.augmentation, self.views, self.teacher_logits = augmentation, views, teacher_logits
+        self.orders, self.of_views = {}, {}
+        self.worker, self.ahead = concurrent.futures.ThreadPoolExecutor(1), {}
+
+    @property
+    def num_batches(self):
+        return None
+
+    def __getitem__(self, index):
+        step = self.start_step + index
+        wanted = self.ahead.pop(step, None) or self.worker.submit(self._batch, step)
+        self.ahead = {step + 1: self.worker.submit(self._batch, step + 1)}
+        return wanted.result()
+
+    def _batch(self, step):
+        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        passes, places = np.divmod(places, self.data.examples)
+        chosen = np.empty_like(places)
+        for each in np.unique(passes):
+            chosen[passes == each] = self._order(int(each))[places[passes == each]]
+        if self.views is None:
+            drawn = draws(self.augmentation, self.batch_size, (self.seed, 2 * step + 1))
+        else:
+            shown = passes % self.views
+            drawn = np.empty((self.batch_size, 7), np.float32)
+            for view in np.unique(shown):
+                drawn[shown == view] = self._draws(int(view))[chosen[shown == view]]
+        chosen, drawn = chosen[self.part], drawn[self.part]
+        images = changed(self.augmentation, self.data.images[chosen], drawn)
+        targets = self.data.labels[chosen]
+        if self.teacher_logits is not None:
+            said = self.teacher_logits[shown[self.part], chosen]
+            targets = {"labels": targets, "teacher_logits": said}
+        return images, targets
+
+    def _order(self, number):
+        if number not in self.orders:
+            keys = integers(self.data.examples, (self.seed, 2 * number))
+            kept = {each: order for each, order in self.orders.items() if each == number - 1}
+            self.orders = kept | {number: np.argsort(keys, kind="stable")}
+        return self.orders[number]
+
+    def _draws(self, view):
+        if view not in self.of_views:
+            self.of_views[view] = draws_of_view(self.data, self.augmentation, self.seed, view)
+        return self.of_views[view]
+
+
+def draws_of_view(data, augmentation, seed, view):
+    """Of all images, in order."""
+    return draws(augmentation, data.examples, (seed, view + 2**40))
+
+
+def views(data, count, batch_size, seed, augmentation):
+    """`ImageData.views`: an iterator of batches of images."""
+    for view in range(count):
+        drawn = draws_of_view(data, augmentation, seed, view)
+        for start in range(0, data.examples, batch_size):
+            part = slice(start, start + batch_size)
+            yield changed(augmentation, data.images[part], drawn[part])
+
+
+def fit(model, batches, *, validation, initial_epoch, epochs, steps_per_epoch, callbacks):
+    """`model.fit` over `TrainingBatches`, one call an epoch.
+
+    Within one call, Keras keeps count of the epochs of a PyDataset, and refuses to go on after an
+    epoch that a callback ended, as the first of a resumed training is.
+    """
+    callbacks = keras.callbacks.CallbackList(
+        callbacks, add_history=True, model=model, epochs=epochs, steps=steps_per_epoch
+    )
+    taken = 0
+    callbacks.on_train_begin()
+    for epoch in range(initial_epoch, epochs):
+        relay = _Relay(callbacks, epoch)
+        model.fit(
+            _Part(batches, taken, steps_per_epoch),
+            validation_data=validation,
+            callbacks=[relay],
+            shuffle=False,
+            verbose=0,
+        )
+        taken += relay.steps
+        if model.stop_training:
+            break
+    callbacks.on_train_end()
+    return model.history
+
+
+class _Part(keras.utils.PyDataset):
+    """So many batches from one on."""
+
+    def __init__(self, batches, first, count):
+        super().__init__()
+        self.batches, self.first, self.count = batches, first, count
+
+    @property
+    def num_batches(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return self.batches[self.first + index]
+
+
+class _Relay(keras.callbacks.Callback):
+    """Of an epoch that Keras takes for the first and only one."""
+
+    def __init__(self, callbacks, epoch):
+        super().__init__()
+        self.callbacks, self.epoch, self.steps = callbacks, epoch, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.callbacks.on_epoch_begin(self.epoch, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.callbacks.on_epoch_end(self.epoch, logs)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.callbacks.on_train_batch_begin(batch, logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        self.callbacks.on_train_batch_end(batch, logs)
