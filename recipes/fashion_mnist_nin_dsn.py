@@ -12,10 +12,14 @@ class Recipe(zoo.recipe.Recipe):
 
     data: str = "fashion_mnist"
     epochs: int = 30
+    # This rate, the companion weight and no dropout are the best of 24 trials that have companions,
+    # each of 200 steps at an eighth of the widths: docs/results/tuning_fashion_mnist.md. Nothing is
+    # known of longer trainings; `search` is there to find out.
+    learning_rate: float = 0.337
     width: float = 0.5
     """Factor on the widths of the CIFAR-10 net."""
-    dropout: float = 0.2
-    companion_weight: float = 0.3
+    dropout: float = 0.0
+    companion_weight: float = 0.654
     """Of each hidden layer's loss at the first step; a cosine takes it to zero."""
     shift: int = 2
     """Training images are moved by up to so many pixels."""

@@ -276,14 +276,15 @@ class _Search:
             for key, value in dataclasses.asdict(self.recipe).items()
             if value != getattr(own, key)
         }
-        versions = json.loads(next(self.folder.glob("trials/*/versions.json")).read_text("utf-8"))
+        first = min(self.folder.glob("trials/*/versions.json"))
+        versions = json.loads(first.read_text(encoding="utf-8"))
         hardware, commit = versions["hardware"], (versions["commit"] or "unknown")[:7]
-        examples = _results(next(self.folder.glob("trials/*/results.json")).parent)["examples"]
+        examples = _results(min(self.folder.glob("trials/*/results.json")).parent)["examples"]
         table = Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
         minutes = sum(row["seconds"] for row in rows) / 60
         return "\n\n".join(
             [
-                f"# {len(rows)} trials of {self.file.stem}",
+                f"# Search of {self.file.stem}: {len(rows)} of {self.trials} trials",
                 f"Error (%) on {examples} held-out training images after the last epoch; the test "
                 "set was not opened. **It is evidence for this budget**: "
                 + ", ".join(f"`--{_flag(key)} {value}`" for key, value in given.items())
