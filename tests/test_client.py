@@ -79,7 +79,8 @@ def test_the_examples_are_answered_and_a_wrong_one_is_found(server, base, tmp_pa
     for name in ("classify", "exits", "predict", "predict_bytes"):
         assert f"right  {name}: off by" in said
     copied = shutil.copytree(base / "examples", tmp_path / "examples")
-    shutil.copy(base / "labels.txt", tmp_path)
+    for name in ("labels.txt", "card.json"):
+        shutil.copy(base / name, tmp_path)
     file = copied / "classify.expected.json"
     body = json.loads(file.read_text("utf-8"))
     body["results"][2][0][1] += 2e-6
@@ -90,8 +91,16 @@ def test_the_examples_are_answered_and_a_wrong_one_is_found(server, base, tmp_pa
     assert "wrong  classify: off by 2.0e-06" in said
     assert "wrong  predict: " in said
     assert "right  predict_bytes" in said
+    shutil.copy(base / "examples" / "predict.json", copied)
+    assert client.check(server, copied), "2e-6 is rounding between processors"
+    card = json.loads((tmp_path / "card.json").read_text("utf-8"))
+    (tmp_path / "card.json").write_text(json.dumps({**card, "tolerance": 0.1}), "utf-8")
+    body["results"][2][0][1] += 0.05
+    file.write_text(json.dumps(body), "utf-8")
+    assert client.check(server, copied), "the card allows it"
+    assert not client.check(server, copied, 1e-2)
     with pytest.raises(FileNotFoundError, match="no examples"):
-        client.check(server, tmp_path, 1e-6)
+        client.check(server, tmp_path)
 
 
 def test_the_example_requests_are_plain_rest(stand_in, base):

@@ -206,7 +206,7 @@ def predict(
     check: Path | None = None,
     timeout: float = 10.0,
     retries: int = 2,
-    tolerance: float = 1e-5,
+    tolerance: float | None = None,
 ):
     """Classify PNG or JPEG images: a table of labels and probabilities.
 
@@ -217,7 +217,7 @@ def predict(
         check: with --server: send the examples of this folder, and compare with Keras' answers.
         timeout: seconds for a try to reach the server.
         retries: of a request that got no answer.
-        tolerance: how far a probability may be off, with --check.
+        tolerance: how far a probability may be off, with --check; by default 1e-5, or the card's.
     """
     if top < 1:
         raise UsageError(f"--top is a number of classes, 1 or more; received {top}.")

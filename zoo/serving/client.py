@@ -15,6 +15,7 @@ from zoo.serving import examples
 # Of a server that is starting, loading or full; predictions change nothing, so they can be asked
 # again.
 RETRIED = {429, 502, 503, 504}
+TOLERANCE = 1e-5
 EXPECTED = "http://HOST:8501/v1/models/NAME or grpc://HOST:8500/v1/models/NAME"
 
 
@@ -116,8 +117,11 @@ def show_predictions(server, images, top):
     answers.show(images, ranked, classes)
 
 
-def check(server, folder, tolerance):
+def check(server, folder, tolerance=None):
     """Whether a server answers the examples in `folder` as Keras did; prints a line for each.
+
+    A probability may be off by `tolerance`; by default 1e-5, since the server's processor may round
+    otherwise than that of the export, or what the card says if that is more.
 
     Raises:
         FileNotFoundError: where there are no examples.
@@ -125,6 +129,8 @@ def check(server, folder, tolerance):
     """
     stored, good = examples.read(folder), True
     labels = (folder.parent / "labels.txt").read_text(encoding="utf-8").splitlines()
+    card = json.loads((folder.parent / "card.json").read_text(encoding="utf-8"))
+    tolerance = max(TOLERANCE, card["tolerance"]) if tolerance is None else tolerance
     for example in stored:
         try:
             answered = server.post(example.method, example.request)
