@@ -13,16 +13,8 @@ from exports import COLOUR, GREY, LABELS, network, pixels, probabilities_of
 from tensorflow.core.protobuf import saved_model_pb2
 
 import zoo.cli
-from zoo import (
-    CompanionHead,
-    DeeplySupervised,
-    hostile,
-    served,
-    serving,
-    verifying,
-    warmup,
-)
-from zoo.serving import _c_api
+from zoo import CompanionHead, DeeplySupervised
+from zoo.serving import _c_api, exporting, hostile, served, verifying, warmup
 from zoo.serving._c_api import Stopped
 from zoo.serving.asked import Asked
 
@@ -39,7 +31,7 @@ def supervised():
 @pytest.fixture(scope="module")
 def version(supervised, tmp_path_factory):
     folder = tmp_path_factory.mktemp("verified") / "animals"
-    return serving.export_savedmodel(supervised, LABELS, folder, exits=True)
+    return exporting.export_savedmodel(supervised, LABELS, folder, exits=True)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +172,7 @@ def test_what_would_not_load_is_found(version, tmp_path, damage, expected):
 
 
 def test_other_weights_are_found(version, tmp_path):
-    other = serving.export_savedmodel(network(seed=8), LABELS, tmp_path / "other")
+    other = exporting.export_savedmodel(network(seed=8), LABELS, tmp_path / "other")
     shutil.rmtree(other / served.EXAMPLES)
     shutil.copytree(version / served.EXAMPLES, other / served.EXAMPLES)
     with Asked(other) as asked:
@@ -193,8 +185,8 @@ def unguarded(monkeypatch, tmp_path, **missing):
     with monkeypatch.context() as patch:
         for name, value in missing.items():
             patch.setattr(f"zoo.serving.signatures.{name.replace('__', '.')}", value)
-        patch.setattr(serving, "_check_answers", lambda *_: {1: 0.001})
-        return serving.export_savedmodel(network(), LABELS, tmp_path / "animals")
+        patch.setattr(exporting, "_check_answers", lambda *_: {1: 0.001})
+        return exporting.export_savedmodel(network(), LABELS, tmp_path / "animals")
 
 
 def test_missing_shapes_are_found_as_aborts_and_as_answers(monkeypatch, tmp_path):
@@ -269,13 +261,13 @@ def test_the_exits_are_the_probabilities_of_every_depth(asked, supervised):
 
 def test_exits_are_refused_where_there_are_none(tmp_path):
     with pytest.raises(served.ExportError, match="expected a DeeplySupervised with companions"):
-        serving.export_savedmodel(network(), LABELS, tmp_path / "animals", exits=True)
+        exporting.export_savedmodel(network(), LABELS, tmp_path / "animals", exits=True)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_lies_beside_the_versions_is_that_of_the_newest(version, tmp_path):
     base = shutil.copytree(version.parent, tmp_path / "animals")
-    newer = serving.export_savedmodel(network(seed=9), LABELS, base)
+    newer = exporting.export_savedmodel(network(seed=9), LABELS, base)
     assert newer.name == "2"
     told = "card, labels and examples are those of version 2"
     assert verifying.beside(newer) == verifying.Check("beside it", True, told)
