@@ -67,7 +67,7 @@ def test_images_on_disk_give_the_batches_of_those_in_memory(folder, change):
     np.testing.assert_array_equal(disk.images[1], memory.images[1])
     np.testing.assert_array_equal(disk.images[[2, 0, 2]], memory.images[[2, 0, 2]])
     assert_same(disk.batches(4), memory.batches(4))
-    for arguments in ({}, {"start_step": 3}, {"views": 2}):
+    for arguments in ({"start_step": 3}, {"views": 2}):
         streams = [
             data.training_batches(4, seed=5, augmentation=CHANGES, **arguments).take(7)
             for data in (disk, memory)

@@ -6,13 +6,16 @@ import csv
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import keras_tuner
+import keras_tuner.engine.trial
 import numpy as np
 import pytest
 
@@ -67,10 +70,11 @@ def file(tmp_path):
     return path
 
 
-def tune(file, trials, tuner="random", fixed=(), **fields):
+def tune(file, trials, tuner="random", fixed=(), checkpoint_seconds=60.0, **fields):
     """A search in this process; its folder."""
     recipe = zoo.recipe.load(file)(**fields)
     keywords = {"trials": trials, "tuner": tuner, "fixed": fixed, "deterministic": False}
+    keywords["checkpoint_seconds"] = checkpoint_seconds
     return zoo.tuning.tune(recipe, file, runs=file.parent / "runs", name="search", **keywords)
 
 
@@ -96,31 +100,30 @@ def stamps(folder):
 
 
 def test_a_search_says_what_its_runs_say_goes_on_and_survives_torn_files(file, capsys, monkeypatch):
-    """Under "bayesian", where of one field the first three trials are random."""
-    file.write_text(RECIPE.replace('units=hp.Choice("units", [4, 8, 16]),', ""))
     asked, load = [], zoo.data.load
     monkeypatch.setattr(zoo.data, "load", lambda n, s, **k: asked.append(s) or load(n, s, **k))
     folder = tune(file, 2, "bayesian")
     first, before = rows(folder), stamps(folder)
-    tune(file, 4, "bayesian")
+    tune(file, 3, "bayesian")
     found = rows(folder)
     assert [row for row in found if row["trial"] in before] == first  # neither lost nor changed
     assert {t: at for t, at in stamps(folder).items() if t in before} == before  # nor run again
     assert set(asked) == {"train"}  # the test set stays closed
-    assert sorted(row["trial"] for row in found) == ["0", "1", "2", "3"]
-    assert len({row["learning_rate"] for row in found}) == 4
+    assert sorted(row["trial"] for row in found) == ["0", "1", "2"]
+    assert len({row["learning_rate"] for row in found}) == 3
     errors = [int(row["errors"]) for row in found]
     assert errors == sorted(errors)
     for row in found:
         run = runs(folder)[row["trial"]]
         fields, results = read(run, "recipe")["fields"], read(run, "results")
         assert fields["learning_rate"] == float(row["learning_rate"])
+        assert fields["units"] == int(row["units"])
         assert (results["errors"], results["evaluated_on"]) == (int(row["errors"]), "validation")
         assert f"{100 * results['errors'] / 360:.2f}" == f"{float(row['error_percent']):.2f}"
         with open(run / "metrics.csv", newline="") as lines:
             last = list(csv.DictReader(lines))[-1]
         assert 360 * (1 - float(last["val_accuracy"])) == pytest.approx(int(row["errors"]), abs=0.1)
-    best = f"zoo train quick --learning-rate {found[0]['learning_rate']}"
+    best = f"zoo train quick --learning-rate {found[0]['learning_rate']} --units"
     assert best in (folder / "trials.md").read_text()
     assert best in capsys.readouterr().out
     assert (folder / "trials.png").stat().st_size > 10_000
@@ -136,7 +139,7 @@ def test_a_search_says_what_its_runs_say_goes_on_and_survives_torn_files(file, c
     before = stamps(folder)
     torn = folder / "keras-tuner" / "oracle.json"
     torn.write_text(torn.read_text()[:-40])
-    tune(file, 4, "bayesian")
+    tune(file, 3, "bayesian")
     assert "files are damaged" in capsys.readouterr().out
     assert (rows(folder), stamps(folder)) == (found, before)
 
@@ -153,6 +156,22 @@ def test_hyperband_trains_the_best_longer_and_has_the_longest_first(file):
     ]
     lengths = {t: read(run, "results")["epochs"] for t, run in runs(folder).items()}
     assert all(lengths[row["trial"]] == int(row["epochs"]) for row in found)
+
+
+def test_of_trials_of_several_lengths_the_longest_come_first(file):
+    recipe = zoo.recipe.load(file)()
+    space = keras_tuner.HyperParameters()
+    recipe.search(space)
+    search = zoo.tuning._Search(recipe, file, file.parent, "hyperband", space, 4, {}, None)
+    trials = {}
+    for name, (epochs, score) in enumerate([(1, 0.9), (3, 0.7), (3, 0.8), (1, None)]):
+        drawn = space.copy()
+        drawn.values["tuner/epochs"] = epochs
+        trial = keras_tuner.engine.trial.Trial(drawn, str(name), "COMPLETED" if score else "FAILED")
+        trial.score = score
+        trials[str(name)] = trial
+    oracle = SimpleNamespace(trials=trials)
+    assert [trial.trial_id for trial in search.finished(oracle)] == ["2", "1", "0"]
 
 
 def diverging(file, rates):
@@ -264,36 +283,48 @@ def _start(file, trials, role="alone"):
     return subprocess.Popen(command, env=environment, **pipes)
 
 
-def wait_for(condition, process):
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.02)
+def is_training(folder, trial):
+    """Whether this trial has saved something."""
+    return any(map(checkpoint.latest_step, folder.glob(f"trials/{trial},*/checkpoints")))
 
 
 def kill_in(folder, trial, process):
-    """SIGKILL, as soon as this trial has saved something."""
-    pattern = f"trials/{trial},*/checkpoints"
-    wait_for(lambda: any(map(checkpoint.latest_step, folder.glob(pattern))), process)
+    """SIGKILL, as soon as it has saved something of this trial."""
+    while not is_training(folder, trial):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
     process.kill()
     process.communicate()
     assert not (runs(folder)[trial] / "results.json").exists()
 
 
-def test_a_search_that_is_killed_in_a_trial_ends_like_one_left_alone(file, start, capsys):
+def test_a_search_that_is_stopped_in_a_trial_ends_like_one_left_alone(file, capsys):
+    """By SIGINT, so as not to start another process; the tuner below is killed."""
     file.write_text(LONGER)
     folder = file.parent / "runs" / "quick" / "search"
-    process = start(file, 2)
-    kill_in(folder, "1", process)
+    keywords = {"fixed": ["units"], "units": 8, "checkpoint_seconds": 0.1}
+
+    def stop():
+        while not is_training(folder, "1"):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(zoo.training.Interrupted, match="SIGINT"):
+        tune(file, 2, **keywords)
+    thread.join()
     before = stamps(folder)
     assert list(before) == ["0"]
-    tune(file, 2, fixed=["units"], units=8)
+    assert [row["trial"] for row in rows(folder)] == ["0"]  # the table so far
+    tune(file, 2, **keywords)
     assert "Resumed" in capsys.readouterr().out
     assert stamps(folder)["0"] == before["0"]
     assert read(runs(folder)["1"], "results")["resumed"] == 1
     found = rows(folder)
     (file.parent / "alone").mkdir()
     alone = file.rename(file.parent / "alone" / file.name)
-    assert found == rows(tune(alone, 2, fixed=["units"], units=8))
+    assert found == rows(tune(alone, 2, **keywords))
 
 
 def test_a_chief_and_two_tuners_share_the_trials_though_one_is_killed(
