@@ -19,3 +19,11 @@ def _fresh_keras():
 def policy(request):
     keras.config.set_dtype_policy(request.param)
     return request.param
+
+
+# Files of few tests that take long: last, one process would still be at them when all others rest.
+FIRST = ("test_replicas", "test_distribute", "test_workers", "test_jax", "test_readme")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in FIRST)

@@ -901,11 +901,15 @@ LABELS = rng.integers(0, 3, 32)
 
 def train(weights=None):
     def made(width):
-        return zoo.nin_dsn((8, 8, 1), 3, width=width, dropout=0.0)
+        x = inputs = keras.Input((8, 8, 1))
+        x = keras.layers.Rescaling(1 / 255)(x)
+        x = zoo.MLPConv((width, 6), 3, strides=2, normalization="batch", name="mlpconv1")(x)
+        return keras.Model(inputs, zoo.GlobalAveragePoolingHead(3)(x))
 
-    teacher = zoo.nin((8, 8, 1), 3, width=0.06, dropout=0.0)
+    student = zoo.DeeplySupervised(made(5), {"mlpconv1": zoo.CompanionHead(3, name="head")})
+    teacher = made(7)
     distiller = zoo.Distiller(
-        student=made(0.05),
+        student=student,
         teacher=teacher,
         temperature=2.0,
         soft_weight=0.5,

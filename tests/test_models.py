@@ -186,7 +186,11 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [*((name, "float32") for name in MODELS), ("dsn, pooled heads", "mixed_bfloat16")],
+    indirect=["policy"],
+)
 def test_every_model_learns_four_images_and_comes_back_from_a_file(name, tmp_path, policy):
     images = np.random.default_rng(0).integers(0, 64, (4, 8, 8, 1)).astype("float32")
     labels = np.arange(4)

@@ -111,13 +111,13 @@ def stop_after_progress(process, folder, number, rng):
 
 
 def test_a_run_killed_and_resumed_ends_with_the_bits_of_one_left_alone(file, tmp_path):
-    """Dropout, augmentation, batch normalization, a companion schedule and a teacher; SIGKILL five
+    """Dropout, augmentation, batch normalization, a companion schedule and a teacher; SIGKILL three
     times, SIGINT and SIGTERM once each, at random moments."""
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     undisturbed = start(file, alone, "--taught")
     rng = random.Random(time.time_ns())
     finished = False
-    for number in [signal.SIGKILL] * 5 + [signal.SIGINT, signal.SIGTERM]:
+    for number in [signal.SIGKILL] * 3 + [signal.SIGINT, signal.SIGTERM]:
         code, output = stop_after_progress(start(file, killed, "--taught"), killed, number, rng)
         finished = code == 0
         if finished:  # a machine so fast that the run ended first; what came before still counts
@@ -137,7 +137,7 @@ def test_a_run_killed_and_resumed_ends_with_the_bits_of_one_left_alone(file, tmp
     results = [
         json.loads((f / "small" / "run" / "results.json").read_text()) for f in (alone, killed)
     ]
-    assert results[1]["resumed"] >= 5
+    assert results[1]["resumed"] >= 3
     for key in ("accuracy", "loss", "errors", "epochs"):
         assert results[0][key] == results[1][key], key
 

@@ -33,7 +33,7 @@ _HOME = {
     "nin": "models",
     "nin_dsn": "models",
     "export_savedmodel": "serving.exporting",
-    "ServedModel": "served",
+    "ServedModel": "serving.served",
 }
 __all__ = sorted(_HOME)
 
