@@ -44,8 +44,9 @@ def plain(seed=1, width=4, name="conv"):
 
 
 def deep(**arguments):
+    trunk = plain()  # first: it seeds the head's initial weights too
     head = CompanionHead(3, kernel_regularizer="l2", name="head")
-    return DeeplySupervised(plain(), {"conv": head}, **arguments)
+    return DeeplySupervised(trunk, {"conv": head}, **arguments)
 
 
 GATED = {
