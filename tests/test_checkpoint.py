@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from zoo import checkpoint
+from zoo import checkpoint, files
 
 
 def variables(seed, shapes=((3, 2), (4,), ())):
@@ -130,7 +130,7 @@ def test_no_pickle_is_read(tmp_path):
     with open(commit / "state.npz", "wb") as file:
         np.savez(file, v0=np.array([{"a": 1}], dtype=object))
     record = json.loads((commit / "meta.json").read_text().splitlines()[1])
-    record["sha256"] = checkpoint._sha256(commit / "state.npz")
+    record["sha256"] = files.sha256(commit / "state.npz")
     text = json.dumps(record)
     checksum = checkpoint.hashlib.sha256(text.encode()).hexdigest()
     (commit / "meta.json").write_text(f"{checksum}\n{text}\n")

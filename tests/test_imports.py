@@ -34,29 +34,33 @@ ALLOWED = {
     # TensorFlow in functions: a machine that trains with JAX may lack it.
     "distribute": (set(), TENSORFLOW),
     "specialists": (set(), NUMERIC | {"sklearn"}),
-    "teachers": ({"data", "distillation", "fingerprint", "layers", "preprocessing"}, TENSORFLOW),
+    "teachers": (
+        {"data", "distillation", "files", "fingerprint", "layers", "preprocessing"},
+        TENSORFLOW,
+    ),
     "models": ({"layers", "deep_supervision"}, NUMERIC),
     "gradients": (set(), NUMERIC),
     "presets": ({"losses", "optimizers"}, NUMERIC),
-    "streaming": (set(), {"numpy"}),
+    "streaming": ({"files"}, {"numpy"}),
     "numpy_data": (set(), NUMERIC),
     "data": (
         {"numpy_data", "streaming"},
         NUMERIC | {"tensorflow", "PIL", "sklearn", "tensorflow_datasets"},
     ),
-    "checkpoint": (set(), {"numpy"}),
+    "files": (set(), set()),
+    "checkpoint": ({"files"}, {"numpy"}),
     "recipe": ({"data", "optimizers"}, {"keras"}),
     "papers": ({"data", "models", "optimizers", "preprocessing", "presets", "recipe"}, NUMERIC),
-    "packing": ({"data", "recipe"}, {"numpy"}),
+    "packing": ({"data", "files", "recipe"}, {"numpy"}),
     "progress": (set(), {"rich"}),
     "training": (
-        {"checkpoint", "deep_supervision", "distribute", "numpy_data", "predicting", "progress"}
-        | {"recipe", "report"},
+        {"checkpoint", "deep_supervision", "distribute", "files", "numpy_data", "predicting"}
+        | {"progress", "recipe", "report"},
         TENSORFLOW | {"PIL"},
     ),
     # The folder zoo/serving, but for `answers`.
     "signatures": (set(), {"keras", "tensorflow"}),
-    "served": ({"answers"}, {"numpy", "tensorflow"}),
+    "served": ({"answers", "files"}, {"numpy", "tensorflow"}),
     # The standard library alone, for the client; Pillow encodes in the function that exports.
     "examples": (set(), {"PIL"}),
     "warmup": ({"signatures"}, {"numpy", "tensorflow", "tensorflow_serving"}),
@@ -66,13 +70,13 @@ ALLOWED = {
         {"_c_api", "asked", "examples", "hostile", "served", "signatures", "warmup"},
         TENSORFLOW,
     ),
-    "card": ({"report", "served", "signatures"}, {"jinja2", "keras", "tensorflow"}),
+    "card": ({"files", "report", "signatures"}, {"jinja2", "keras", "tensorflow"}),
     "exporting": (
-        {"asked", "card", "examples", "served", "signatures", "verifying", "warmup"},
+        {"asked", "card", "examples", "files", "served", "signatures", "verifying", "warmup"},
         TENSORFLOW,
     ),
     "converting": (
-        {"asked", "examples", "served"},
+        {"asked", "examples", "files", "served"},
         {"ai_edge_litert", "numpy", "onnxruntime", "tensorflow"},
     ),
     "answers": (set(), {"rich"}),
@@ -82,11 +86,11 @@ ALLOWED = {
         {"grpc", "tensorflow", "tensorflow_serving"},
     ),
     "tuning": (
-        {"figures", "recipe", "studies", "training"},
+        {"figures", "files", "recipe", "studies", "training"},
         {"keras", "keras_tuner", "numpy", "rich"},
     ),
     "figures": (set(), {"numpy", "matplotlib"}),
-    "report": ({"figures"}, {"keras", "numpy", "jinja2"}),
+    "report": ({"figures", "files"}, {"keras", "numpy", "jinja2"}),
     "predicting": (
         {"answers", "data", "deep_supervision", "distillation", "layers", "preprocessing"}
         | {"report", "served"},
@@ -106,7 +110,7 @@ ALLOWED = {
 }
 # In these, keras and TensorFlow may be imported by functions alone: they must load at once.
 LIGHT = {"__init__", "__main__", "cli", "recipe", "progress", "checkpoint", "_c_api", "figures"}
-LIGHT |= {"answers", "client", "examples"}
+LIGHT |= {"answers", "client", "examples", "files"}
 
 
 def rule(path):

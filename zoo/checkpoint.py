@@ -8,12 +8,13 @@ before it gone.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 
 import numpy as np
+
+from zoo import files
 
 _PREFIX, _UNFINISHED = "step-", ".tmp"
 
@@ -38,22 +39,22 @@ def save(folder, step, variables, meta, keep=2):
         arrays = {f"v{index}": _array(variable) for index, variable in enumerate(variables)}
         with open(partial / "state.npz", "wb") as file:
             np.savez(file, **arrays)
-            _flush(file)
+        files.flush(partial / "state.npz")
         record = {
             "step": step,
-            "sha256": _sha256(partial / "state.npz"),
+            "sha256": files.sha256(partial / "state.npz"),
             "variables": _description(variables),
             "meta": meta,
         }
         text = json.dumps(record)
         with open(partial / "meta.json", "w", encoding="utf-8") as file:
             file.write(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}\n")
-            _flush(file)
-        _flush_folder(partial)
+        files.flush(partial / "meta.json")
+        files.flush(partial)
         if final.exists():  # the same step again, after a resume: the same state
             shutil.rmtree(final)
         partial.rename(final)
-        _flush_folder(folder)
+        files.flush(folder)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -107,7 +108,7 @@ def _read(commit):
         if hashlib.sha256(text.encode()).hexdigest() != checksum:
             return None
         record = json.loads(text)
-        return record if _sha256(commit / "state.npz") == record["sha256"] else None
+        return record if files.sha256(commit / "state.npz") == record["sha256"] else None
     except (OSError, ValueError):
         return None
 
@@ -135,21 +136,3 @@ def _difference(saved, present):
         if one != other:
             return f"it has {one}, where the recipe makes {other}."
     return f"it has {len(saved)} variables, where the recipe makes {len(present)}."
-
-
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(file):
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _flush_folder(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -68,15 +68,10 @@ def train(recipe: Positional[str]):
     raise UsageError("zoo train takes the recipe first: zoo train RECIPE [--field value ...]")
 
 
-def _train(arguments):
-    """`zoo train`, whose flags are the fields of the recipe that its first argument names."""
-    if not arguments or arguments[0].startswith("-"):
-        return _parse(tyro.cli, train, prog="zoo train", args=arguments)
-    file, command = _with_fields("train", arguments, Options)
-    options = command.options
+def _train(recipe, file, options, flags):
     from zoo.training import train as run
 
-    folder = run(command.recipe, file, **vars(options))
+    folder = run(recipe, file, **vars(options))
     if not (folder / "model.keras").is_file():  # a worker whose chief writes elsewhere
         return
     print()
@@ -105,33 +100,12 @@ def pack(recipe: Positional[str]):
     raise UsageError("zoo pack takes the recipe first: zoo pack RECIPE [--field value ...]")
 
 
-def _pack(arguments):
-    """`zoo pack`, with the flags of the recipe."""
-    if not arguments or arguments[0].startswith("-"):
-        return _parse(tyro.cli, pack, prog="zoo pack", args=arguments)
-    file, command = _with_fields("pack", arguments, PackOptions)
+def _pack(recipe, file, options, flags):
     from zoo import packing
 
-    out = command.options.out or Path(f"{file.stem}.zip")
-    out = packing.pack(command.recipe, file, out, command.options.name)
+    out = packing.pack(recipe, file, options.out or Path(f"{file.stem}.zip"), options.name)
     print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")
     print("There  unzip it, then as often as it takes: python train.py --minutes 9")
-
-
-def _with_fields(name, arguments, others):
-    """(file of the recipe that the first argument names, its `recipe` and `options` as given)."""
-    file = recipes.find(arguments[0])
-    _import_tensorflow()
-    cls = recipes.load(file)
-
-    @dataclass(frozen=True)
-    class Command:
-        recipe: OmitArgPrefixes[Annotated[cls, arg(name="")]]
-        options: OmitArgPrefixes[Annotated[others, arg(name="")]]
-
-    Command.__doc__ = recipes.title(file)
-    prog = f"zoo {name} {arguments[0]}"
-    return file, _parse(tyro.cli, Command, prog=prog, args=arguments[1:])
 
 
 @dataclass(frozen=True)
@@ -164,17 +138,41 @@ def tune(recipe: Positional[str]):
     raise UsageError("zoo tune takes the recipe first: zoo tune RECIPE [--field value ...]")
 
 
-def _tune(arguments):
-    """`zoo tune`, whose flags are the fields of the recipe that its first argument names."""
-    if not arguments or arguments[0].startswith("-"):
-        return _parse(tyro.cli, tune, prog="zoo tune", args=arguments)
-    file, command = _with_fields("tune", arguments, TuneOptions)
+def _tune(recipe, file, options, flags):
     from zoo.tuning import tune as search
 
-    flags = {each.split("=")[0].lstrip("-").replace("-", "_") for each in arguments[1:]}
-    fields = [field.name for field in dataclasses.fields(command.recipe)]
-    given = [field for field in fields if field in flags or f"no_{field}" in flags]
-    search(command.recipe, file, fixed=given, **vars(command.options))
+    named = {each.split("=")[0].lstrip("-").replace("-", "_") for each in flags}
+    fields = [field.name for field in dataclasses.fields(recipe)]
+    given = [field for field in fields if field in named or f"no_{field}" in named]
+    search(recipe, file, fixed=given, **vars(options))
+
+
+# Their flags are their options, and the fields of the recipe that their first argument names.
+OF_A_RECIPE = {
+    "train": (train, Options, _train),
+    "tune": (tune, TuneOptions, _tune),
+    "pack": (pack, PackOptions, _pack),
+}
+
+
+def _carry_out(name, arguments):
+    """One of `OF_A_RECIPE`."""
+    described, others, run = OF_A_RECIPE[name]
+    if not arguments or arguments[0].startswith("-"):
+        return _parse(tyro.cli, described, prog=f"zoo {name}", args=arguments)
+    file = recipes.find(arguments[0])
+    _import_tensorflow()
+    cls = recipes.load(file)
+
+    @dataclass(frozen=True)
+    class Command:
+        recipe: OmitArgPrefixes[Annotated[cls, arg(name="")]]
+        options: OmitArgPrefixes[Annotated[others, arg(name="")]]
+
+    Command.__doc__ = recipes.title(file)
+    prog = f"zoo {name} {arguments[0]}"
+    command = _parse(tyro.cli, Command, prog=prog, args=arguments[1:])
+    return run(command.recipe, file, command.options, arguments[1:])
 
 
 def evaluate(run: Positional[Path], data: str | None = None):
@@ -451,12 +449,8 @@ def main(arguments=None):
     """Run it; exits with 0, 1 (failed), 2 (wrong input), 3 (time is up), 130 or 143 (stopped)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        if arguments[:1] == ["train"]:
-            _train(arguments[1:])
-        elif arguments[:1] == ["tune"]:
-            _tune(arguments[1:])
-        elif arguments[:1] == ["pack"]:
-            _pack(arguments[1:])
+        if arguments and arguments[0] in OF_A_RECIPE:
+            _carry_out(arguments[0], arguments[1:])
         elif arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             nearest = difflib.get_close_matches(arguments[0], COMMANDS, 1)
             hint = f"Did you mean {nearest[0]!r}?" if nearest else "See zoo --help."

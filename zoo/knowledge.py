@@ -60,6 +60,10 @@ class Knowledge(layers.Layer):
         learnt = [ops.cast(each, "float32") for each in student]
         return self.loss(learnt, taught, labels)
 
+    def loss(self, student, teacher, labels):
+        """Lists of features -> (batch,): the sum over the pairs."""
+        return sum(self.of_pair(*pair) for pair in zip(student, teacher, strict=True))
+
     def compute_output_shape(self, student_shape, teacher_shape):
         return (student_shape[0][0],)
 
@@ -224,13 +228,10 @@ class AttentionTransfer(Knowledge):
         if not _are_maps(student, teacher):
             self._refuse(names, student, teacher, "two maps of known sizes")
 
-    def loss(self, student, teacher, labels):
-        errors = []
-        for maps in zip(student, teacher, strict=True):
-            learnt, taught = _of_one_size(*(self._attention(each) for each in maps))
-            difference = _unit(_flat(learnt)) - _unit(_flat(taught))
-            errors.append(ops.mean(ops.square(difference), axis=-1))
-        return sum(errors)
+    def of_pair(self, *maps):
+        learnt, taught = _of_one_size(*map(self._attention, maps))
+        difference = _unit(_flat(learnt)) - _unit(_flat(taught))
+        return ops.mean(ops.square(difference), axis=-1)
 
     def _attention(self, maps):
         return ops.mean(ops.abs(maps) ** self.power, axis=-1, keepdims=True)
@@ -252,12 +253,9 @@ class SimilarityPreserving(Knowledge):
     def connect(self, names, student, teacher):
         pass
 
-    def loss(self, student, teacher, labels):
-        errors = []
-        for learnt, taught in zip(student, teacher, strict=True):
-            difference = _similarities(learnt) - _similarities(taught)
-            errors.append(ops.mean(ops.square(difference), axis=-1))
-        return sum(errors)
+    def of_pair(self, learnt, taught):
+        difference = _similarities(learnt) - _similarities(taught)
+        return ops.mean(ops.square(difference), axis=-1)
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -314,12 +312,9 @@ class RelationalDistance(Knowledge):
     def connect(self, names, student, teacher):
         pass
 
-    def loss(self, student, teacher, labels):
-        errors = []
-        for pair in zip(student, teacher, strict=True):
-            learnt, taught = (_distances(_flat(each)) for each in pair)
-            errors.append(ops.mean(_huber(learnt - taught), axis=-1))
-        return sum(errors)
+    def of_pair(self, learnt, taught):
+        difference = _distances(_flat(learnt)) - _distances(_flat(taught))
+        return ops.mean(_huber(difference), axis=-1)
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -334,12 +329,9 @@ class RelationalAngle(Knowledge):
     def connect(self, names, student, teacher):
         pass
 
-    def loss(self, student, teacher, labels):
-        errors = []
-        for pair in zip(student, teacher, strict=True):
-            learnt, taught = (_cosines(_flat(each)) for each in pair)
-            errors.append(ops.mean(_huber(learnt - taught), axis=(1, 2)))
-        return sum(errors)
+    def of_pair(self, learnt, taught):
+        difference = _cosines(_flat(learnt)) - _cosines(_flat(taught))
+        return ops.mean(_huber(difference), axis=(1, 2))
 
 
 def _names(given):

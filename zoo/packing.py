@@ -4,13 +4,13 @@ import dataclasses
 import importlib.metadata
 import io
 import json
-import os
 import re
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from zoo import files
 from zoo.data import load, prepared_file
 from zoo.recipe import RecipeError
 
@@ -81,23 +81,21 @@ def pack(recipe, file, out, name=None):
     file, out = Path(file), Path(out)
     zoo = Path(__file__).parent
     modules = [path for path in zoo.rglob("*") if path.suffix in (".py", ".jinja")]
-    files = {
+    packed = {
         f"zoo/{path.relative_to(zoo)}": path for path in modules if "recipes" not in path.parts
     }
-    files |= {f"recipes/{file.name}": file, **_teachers(recipe), **_needs()}
+    packed |= {f"recipes/{file.name}": file, **_teachers(recipe), **_needs()}
     record = {"recipe": file.name, "name": name, "fields": dataclasses.asdict(recipe)}
-    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            for inside, path in files.items():
-                archive.write(path, inside)
-            archive.writestr("train.py", _TRAIN)
-            archive.writestr("packed.json", json.dumps(record, indent=2))
-            archive.writestr(f"data/{prepared_file(recipe.data, recipe.image_size)}", _data(recipe))
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        files.whole(out) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for inside, path in packed.items():
+            archive.write(path, inside)
+        archive.writestr("train.py", _TRAIN)
+        archive.writestr("packed.json", json.dumps(record, indent=2))
+        archive.writestr(f"data/{prepared_file(recipe.data, recipe.image_size)}", _data(recipe))
     return out
 
 

@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import math
-import os
 import shlex
 from pathlib import Path
 from statistics import NormalDist
@@ -14,7 +13,7 @@ import jinja2
 import keras
 import numpy as np
 
-from zoo import figures
+from zoo import figures, files
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _BATCH = 256
@@ -211,6 +210,5 @@ def _duration(seconds):
 
 
 def _write_atomically(file, content):
-    partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    partial.write_bytes(content)
-    partial.replace(file)
+    with files.whole(file) as partial:
+        partial.write_bytes(content)

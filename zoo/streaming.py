@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo import files
+
 FORMAT = 1
 
 
@@ -128,21 +130,22 @@ def _write(folder, rows, count, shape, skipped):
                 pixels = np.ascontiguousarray(image)
                 file.write(pixels)
                 labels[written - 1], checksums[written - 1] = label, zlib.crc32(pixels)
-            _flush(file)
         for name, array in (("labels", labels), ("checksums", checksums)):
             with open(partial / f"{name}.npy", "wb") as file:
                 np.save(file, array[:written])
-                _flush(file)
+        names = ("labels", "checksums")
         meta = {
             "shape": list(shape),
             "skipped": skipped,
-            "sha256": {name: _sha256(partial / f"{name}.npy") for name in ("labels", "checksums")},
+            "sha256": {name: files.sha256(partial / f"{name}.npy") for name in names},
         }
         with open(partial / "meta.json", "w", encoding="utf-8") as file:
             json.dump(meta, file)
-            _flush(file)
+        for path in [*partial.iterdir(), partial]:
+            files.flush(path)
         shutil.rmtree(folder, ignore_errors=True)  # one that could not be opened
         partial.rename(folder)
+        files.flush(folder.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -153,7 +156,7 @@ def _open(folder):
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         for name, checksum in meta["sha256"].items():
-            if _sha256(folder / f"{name}.npy") != checksum:
+            if files.sha256(folder / f"{name}.npy") != checksum:
                 return None
         labels, checksums = (
             np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("labels", "checksums")
@@ -173,16 +176,6 @@ def _one_at_a_time(folder):
     with open(folder.with_name(f"{folder.name}.lock"), "w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(file):
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _gib(count):

@@ -9,7 +9,6 @@ have several views.
 
 import hashlib
 import json
-import os
 import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 from keras import ops
 
 # Keras must know our layers before it reads a model.
-from zoo import layers, preprocessing  # noqa: F401
+from zoo import files, layers, preprocessing  # noqa: F401
 from zoo.data import Augmentation
 from zoo.distillation import ensemble_logits
 from zoo.fingerprint import fingerprint
@@ -277,23 +276,15 @@ def _from_largest(which, probabilities, classes, temperature):
 
 
 def _write(file, keys, arrays):
-    """Beside, flushed, renamed: a file that can be seen is whole."""
     header = json.dumps(keys).encode()
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as out:
-            np.savez(
-                out,
-                header=np.frombuffer(header, "uint8"),
-                sha256=np.frombuffer(_sha256(header, arrays), "uint8"),
-                **arrays,
-            )
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with files.whole(file) as partial, open(partial, "wb") as out:
+        np.savez(
+            out,
+            header=np.frombuffer(header, "uint8"),
+            sha256=np.frombuffer(_sha256(header, arrays), "uint8"),
+            **arrays,
+        )
 
 
 def _sha256(header, arrays):

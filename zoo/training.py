@@ -22,7 +22,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from zoo import checkpoint, distribute, numpy_data, predicting
+from zoo import checkpoint, distribute, files, numpy_data, predicting
 from zoo.deep_supervision import DeeplySupervised
 from zoo.progress import Progress
 from zoo.recipe import RecipeError, title
@@ -415,9 +415,8 @@ class _Session:
 
 
 def _save(model, path):
-    partial = path.with_suffix(".partial.keras")
-    model.save(partial)
-    os.replace(partial, path)
+    with files.whole(path) as partial:
+        model.save(partial)
 
 
 def _save_uncompiled(model, path):
@@ -724,15 +723,12 @@ def _cpu():
 def _write_metrics(path, history):
     """All epochs of all sittings; columns that only some rows have stay empty in the others."""
     columns = list(dict.fromkeys(key for row in history for key in row))
-    partial = path.with_suffix(".partial")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
+    with files.whole(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(history)
-    os.replace(partial, path)
 
 
 def _write_json(path, record):
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with files.whole(path) as partial:
+        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

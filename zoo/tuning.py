@@ -19,7 +19,7 @@ from keras_tuner.errors import FailedTrialError, FatalError
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from zoo import figures, training
+from zoo import figures, files, training
 from zoo.recipe import RecipeError
 from zoo.studies import Table
 
@@ -374,6 +374,5 @@ def _results(folder):
 
 
 def _write(path, text):
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with files.whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -14,8 +14,8 @@ import jinja2
 import keras
 import tensorflow as tf
 
-from zoo import report
-from zoo.serving import served, signatures
+from zoo import files, report
+from zoo.serving import signatures
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 # As keras.datasets and, for the digits, the UCI repository state it.
@@ -40,7 +40,7 @@ def record(run):
 
 def source(file):
     """What a .keras file tells: {"source": its name and SHA-256}."""
-    return {"source": {"file": Path(file).name, "sha256": served.sha256(file)}}
+    return {"source": {"file": Path(file).name, "sha256": files.sha256(file)}}
 
 
 def facts(model, labels, *, record, top_k, exits, tolerance):

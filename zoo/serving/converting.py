@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 
+from zoo import files
 from zoo.serving import examples, served
 from zoo.serving.asked import feeds_of
 from zoo.serving.served import ExportError
@@ -44,17 +45,13 @@ def convert(version, form):
     check_installed([form])
     path = version.parent / "exports" / f"{version.name}.{SUFFIX[form]}"
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     make, ask = {"onnx": (make_onnx, ask_onnx), "litert": (make_litert, ask_litert)}[form]
-    try:
+    with files.whole(path) as partial:
         make(version, partial)
         off = _difference(version, lambda images: ask(partial, images))
         allowed = max(TOLERANCE, served.card(version)["tolerance"])
         if not off <= allowed:
             raise ExportError(f"{form} of {version} differs by {off:.2g}; {allowed:.0e} allowed.")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path, off
 
 
@@ -71,6 +68,7 @@ def _difference(version, ask):
 
 
 def make_onnx(version, file):
+    """Write the ONNX form of `serving_default`."""
     # Of tf2onnx the command line is what is documented; it prints, and keeps TensorFlow's state.
     command = [sys.executable, "-m", "tf2onnx.convert", "--saved-model", str(version)]
     command += ["--tag", "serve", "--signature_def", "serving_default", "--output", str(file)]
@@ -81,6 +79,7 @@ def make_onnx(version, file):
 
 
 def ask_onnx(file, images):
+    """onnxruntime's probabilities (n, classes) for float32 pixels (n, h, w, c)."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
@@ -89,6 +88,7 @@ def ask_onnx(file, images):
 
 
 def make_litert(version, file):
+    """Write the LiteRT form of `serving_default`."""
     converter = tf.lite.TFLiteConverter.from_saved_model(
         str(version), signature_keys=["serving_default"]
     )
@@ -96,6 +96,7 @@ def make_litert(version, file):
 
 
 def ask_litert(file, images):
+    """LiteRT's probabilities (n, classes) for float32 pixels (n, h, w, c)."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(file))

@@ -8,7 +8,6 @@ that aborts. So a version is written in a hidden folder, run there as the server
 renamed; and every check of an input is an operation of the graph.
 """
 
-import os
 import pathlib
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import fingerprint_pb2
 
+from zoo import files
 from zoo.serving import card, examples, served, signatures, verifying, warmup
 from zoo.serving.asked import Asked
 from zoo.serving.served import ExportError
@@ -262,25 +262,16 @@ def _is_exact(model):
 
 def _publish(draft, base, version):
     for path in [*draft.rglob("*"), draft]:
-        _sync(path)
+        files.flush(path)
     target = base / str(version or max(served.versions(base), default=0) + 1)
     # A rename fails over a version that appeared meanwhile, but not over an empty folder.
     if target.exists():
         raise FileExistsError(f"{target} appeared during the export and was left as it is.")
     draft.rename(target)
-    _sync(base)
+    files.flush(base)
     return target
 
 
 def _replace(path, content):
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
-
-
-def _sync(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with files.whole(path) as partial:
+        partial.write_bytes(content)

@@ -3,14 +3,13 @@
 saved_models/NAME/VERSION/{saved_model.pb, variables/, assets.extra/, SHA256SUMS}
 """
 
-import hashlib
 import json
 import pathlib
 
 import numpy as np
 import tensorflow as tf
 
-from zoo import answers
+from zoo import answers, files
 
 LABELS = "assets.extra/labels.txt"
 CARD = "assets.extra/card.json"
@@ -105,18 +104,12 @@ def find_version(directory):
     return found[max(found)]
 
 
-def sha256(path):
-    """The SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def checksums(directory):
     """The SHA-256 of every file but SHA256SUMS, by its path below `directory`."""
-    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    found = [path for path in sorted(directory.rglob("*")) if path.is_file()]
     return {
-        path.relative_to(directory).as_posix(): sha256(path)
-        for path in files
+        path.relative_to(directory).as_posix(): files.sha256(path)
+        for path in found
         if path != directory / CHECKSUMS
     }
 
