@@ -8,6 +8,7 @@ import pytest
 from exports import COLOUR, LABELS, network, pixels
 
 import zoo.cli
+from zoo import files
 from zoo.serving import card, exporting, served
 
 RECIPE = {"recipe": "animals_nin", "fields": {"data": "cifar10", "epochs": 3}}
@@ -49,7 +50,7 @@ def export(run, tmp_path_factory):
 
 def test_the_page_says_what_the_run_recorded(export, run):
     page = (export / "README.md").read_text("utf-8")
-    digest = served.sha256(run / "model.keras")
+    digest = files.sha256(run / "model.keras")
     for said in (
         *("# animals, version 1", "87.50 % accuracy", "1 error in 8 images", "12.50 %", "0.2500"),
         *("`cifar10`, 32 training images", "states no licence", "seed 4", "it was slow"),

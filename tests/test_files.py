@@ -32,6 +32,13 @@ def test_after_an_error_the_old_file_is_there_and_no_other(error, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_text_and_bytes_are_written_alike(tmp_path):
+    files.write(tmp_path / "text", "größer\n")
+    files.write(tmp_path / "bytes", "größer\n".encode())
+    for name in ("text", "bytes"):
+        assert (tmp_path / name).read_bytes() == b"gr\xc3\xb6\xc3\x9fer\n"
+
+
 def test_a_checksum_is_that_of_hashlib(tmp_path):
     (tmp_path / "bytes").write_bytes(bytes(range(256)) * 999)
     expected = hashlib.sha256(bytes(range(256)) * 999).hexdigest()

@@ -23,6 +23,13 @@ def whole(path):
         partial.unlink(missing_ok=True)
 
 
+def write(path, text_or_bytes):
+    """A `whole` file of this content; text is UTF-8."""
+    content = text_or_bytes.encode() if isinstance(text_or_bytes, str) else text_or_bytes
+    with whole(path) as partial:
+        partial.write_bytes(content)
+
+
 def flush(path):
     """Have a file, or the names in a folder, on the disk and not in its cache."""
     descriptor = os.open(path, os.O_RDONLY)

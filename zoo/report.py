@@ -71,7 +71,7 @@ def write(run_folder, model, data):
         data_name=data.name,
         image_shape=images.shape[1:],
     )
-    _write_atomically(run_folder / "report.html", page.encode())
+    files.write(run_folder / "report.html", page)
     return run_folder / "report.html"
 
 
@@ -184,7 +184,7 @@ def _save(drawn, folder):
             continue
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=200)
-        _write_atomically(file, png.getvalue())
+        files.write(file, png.getvalue())
         uris[name] = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
     return uris
 
@@ -207,8 +207,3 @@ def _duration(seconds):
         return f"{seconds} s"
     hours, minutes = divmod(round(seconds / 60), 60) if seconds >= 3600 else (0, seconds // 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s"
-
-
-def _write_atomically(file, content):
-    with files.whole(file) as partial:
-        partial.write_bytes(content)

@@ -730,5 +730,4 @@ def _write_metrics(path, history):
 
 
 def _write_json(path, record):
-    with files.whole(path) as partial:
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    files.write(path, json.dumps(record, indent=2) + "\n")

@@ -154,7 +154,7 @@ class _Search:
                     "another --name."
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps(record, indent=2) + "\n")
+        files.write(path, json.dumps(record, indent=2) + "\n")
 
     def loop(self, role):
         """keras-tuner's loop over its oracle, where it was stopped if it was."""
@@ -260,7 +260,7 @@ class _Search:
         errors = np.array([row["error_percent"] for row in rows])
         figures.searched(fields, errors, logarithmic).savefig(self.folder / "trials.png", dpi=150)
         failed = sum(each.status == "FAILED" for each in oracle.trials.values())
-        _write(self.folder / "trials.md", self._page(rows, failed))
+        files.write(self.folder / "trials.md", self._page(rows, failed))
         table = RichTable(*rows[0], box=None, padding=(0, 2, 0, 0))
         for row in rows[:10]:
             table.add_row(*map(str, row.values()))
@@ -371,8 +371,3 @@ def _address():
 
 def _results(folder):
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
-
-
-def _write(path, text):
-    with files.whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")

@@ -148,10 +148,10 @@ def _describe(version, speed):
         if (base / "examples").exists():
             (base / "examples").rename(pathlib.Path(hidden, "before"))
         copied.rename(base / "examples")
-    _replace(base / "labels.txt", (version / served.LABELS).read_bytes())
+    files.write(base / "labels.txt", (version / served.LABELS).read_bytes())
     told = card.of_version(version, served.card(version), speed)
-    _replace(base / "card.json", card.as_json(told).encode())
-    _replace(base / "README.md", card.page(base, told).encode())
+    files.write(base / "card.json", card.as_json(told))
+    files.write(base / "README.md", card.page(base, told))
 
 
 def _parts(model, exits):
@@ -270,8 +270,3 @@ def _publish(draft, base, version):
     draft.rename(target)
     files.flush(base)
     return target
-
-
-def _replace(path, content):
-    with files.whole(path) as partial:
-        partial.write_bytes(content)
