@@ -1,4 +1,4 @@
-"""NIN-DSN on MNIST: 0.35 +- 0.02 % test error, last epoch, 3 seeds; 28 minutes on 2 cores."""
+"""NIN-DSN on MNIST, a quarter of the paper's width: not measured yet; 8 epochs."""
 
 from dataclasses import dataclass
 
@@ -8,30 +8,29 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """Half the width of the CIFAR-10 net, twelve epochs."""
+    """A quarter of the width of the CIFAR-10 net, eight epochs."""
 
     data: str = "mnist"
-    epochs: int = 12
-    width: float = 0.5
+    epochs: int = 8
+    width: float = 0.25
     """Factor on the widths of the CIFAR-10 net."""
-    dropout: float = 0.2
+    dropout: float = 0.1
     companion_weight: float = 0.3
-    """Of each hidden layer's loss at the first step; a cosine takes it to zero."""
-    shift: int = 2
-    """Training images are moved by up to so many pixels. The papers train on MNIST as it is."""
+    """Of each hidden layer's loss at the first step; a cosine takes it to zero. 0: a plain NIN."""
+    jitter: float = 0.08
+    """Training images are turned, scaled and moved by so much; see `zoo.data.Augmentation`. The
+    papers train on MNIST as it is."""
 
     def augmentation(self):
         from zoo.data import Augmentation
 
-        return Augmentation(shift=self.shift)
+        return Augmentation(jitter=self.jitter)
 
     def model(self, data, steps):
         import keras
 
-        return zoo.nin_dsn(
-            data.image_shape,
-            data.classes,
-            width=self.width,
-            dropout=self.dropout,
-            companion_weight=keras.optimizers.schedules.CosineDecay(self.companion_weight, steps),
-        )
+        net = {"width": self.width, "dropout": self.dropout}
+        if not self.companion_weight:
+            return zoo.nin(data.image_shape, data.classes, **net)
+        weight = keras.optimizers.schedules.CosineDecay(self.companion_weight, steps)
+        return zoo.nin_dsn(data.image_shape, data.classes, companion_weight=weight, **net)

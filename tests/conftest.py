@@ -1,6 +1,7 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the `zoo` command does
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core already
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 

@@ -48,14 +48,16 @@ ALLOWED = {
         NUMERIC | {"tensorflow", "PIL", "sklearn", "tensorflow_datasets"},
     ),
     "files": (set(), set()),
+    "measures": (set(), {"numpy"}),
     "checkpoint": ({"files"}, {"numpy"}),
     "recipe": ({"data", "optimizers"}, {"keras"}),
+    "students": ({"models", "distillation", "recipe", "teachers"}, set()),
     "papers": ({"data", "models", "optimizers", "preprocessing", "presets", "recipe"}, NUMERIC),
     "packing": ({"data", "files", "recipe"}, {"numpy"}),
     "progress": (set(), {"rich"}),
     "training": (
-        {"checkpoint", "deep_supervision", "distribute", "files", "numpy_data", "predicting"}
-        | {"progress", "recipe", "report"},
+        {"checkpoint", "deep_supervision", "distribute", "files", "measures", "numpy_data"}
+        | {"predicting", "progress", "recipe", "report"},
         TENSORFLOW | {"PIL"},
     ),
     # The folder zoo/serving, but for `answers`.
@@ -70,7 +72,7 @@ ALLOWED = {
         {"_c_api", "asked", "examples", "hostile", "served", "signatures", "warmup"},
         TENSORFLOW,
     ),
-    "card": ({"files", "report", "signatures"}, {"jinja2", "keras", "tensorflow"}),
+    "card": ({"files", "measures", "signatures"}, {"jinja2", "keras", "tensorflow"}),
     "exporting": (
         {"asked", "card", "examples", "files", "served", "signatures", "verifying", "warmup"},
         TENSORFLOW,
@@ -89,11 +91,11 @@ ALLOWED = {
         {"figures", "files", "recipe", "studies", "training"},
         {"keras", "keras_tuner", "numpy", "rich"},
     ),
-    "figures": (set(), {"numpy", "matplotlib"}),
-    "report": ({"figures", "files"}, {"keras", "numpy", "jinja2"}),
+    "figures": ({"measures"}, {"numpy", "matplotlib"}),
+    "report": ({"figures", "files", "measures"}, {"keras", "numpy", "jinja2"}),
     "predicting": (
         {"answers", "data", "deep_supervision", "distillation", "layers", "preprocessing"}
-        | {"report", "served"},
+        | {"measures", "served"},
         {"keras", "numpy", "rich"},
     ),
     "cli": (

@@ -155,6 +155,7 @@ def test_the_run_folder_says_what_was_done(file, tmp_path):
     versions = json.loads((folder / "versions.json").read_text())
     assert versions["packages"]["keras"] == keras.__version__
     assert versions["hardware"]["cores"] == len(os.sched_getaffinity(0))
+    assert versions["precision"] == "float32"
     assert [row["epoch"] for row in rows(folder)] == ["1", "2"]
     assert [row["step"] for row in rows(folder)] == ["15", "30"]  # 1,438 images in hundreds
     heads = {"output_loss", "mlpconv1_loss", "mlpconv2_loss"}
@@ -414,3 +415,16 @@ def test_values_no_training_can_use_are_refused_by_name(file, tmp_path, fields):
     with pytest.raises(zoo.recipe.RecipeError, match=f"--{name} is .*; received"):
         run(file, tmp_path, **fields)
     assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("avx2 fma", "float32"), ("avx512_bf16", "mixed_bfloat16"), ("amx_bf16", "mixed_bfloat16")],
+)
+def test_bfloat16_is_for_processors_that_have_it(flags, expected, tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu {flags} sse\n")
+    has = zoo.training._cpu_has_bfloat16
+    monkeypatch.setattr(zoo.training, "_cpu_has_bfloat16", lambda: has(tmp_path / "cpuinfo"))
+    assert zoo.training._dtype_policy("auto") == expected
+    assert zoo.training._dtype_policy("mixed_float16") == "mixed_float16"
+    assert not has(tmp_path / "no such file")

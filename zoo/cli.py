@@ -535,10 +535,13 @@ def _one_line(box, prog):
 
 
 def _import_tensorflow():
-    """Import it without its remarks on CPU features and missing GPUs, which no setting silences."""
+    """Import it with its faster kernels, and without remarks that no setting silences."""
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow has these kernels on by itself on newer CPUs alone. With AVX2 and no more a step of
+    # mnist_nin_dsn at half the width takes 0.55 of the time with them: benchmarks/step.py.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as remarks:
         os.dup2(remarks.fileno(), 2)

@@ -12,6 +12,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
 
+from zoo import measures
+
 _WIDTH = 4.8  # inches
 _TITLE, _TEXT, _SMALL = 11, 9, 8  # points
 # Okabe and Ito's blue and vermilion, which the colour-blind tell apart too.
@@ -118,12 +120,6 @@ def exit_errors(exits, evaluated_on):
     return figure
 
 
-def confusion_counts(labels, predictions, classes):
-    """(n,) true and (n,) predicted classes -> (true, predicted) numbers of images."""
-    pairs = np.asarray(labels, "int64") * classes + np.asarray(predictions, "int64")
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-
-
 def confusion_matrix(labels, predictions, names):
     """The confusion matrix: right answers blue, by their share; mistakes vermilion, by number.
 
@@ -131,7 +127,7 @@ def confusion_matrix(labels, predictions, names):
     show their counts; above 25 every fifth or tenth class is named.
     """
     classes = len(names)
-    counts = confusion_counts(labels, predictions, classes)
+    counts = measures.confusion_counts(labels, predictions, classes)
     right = np.diagonal(counts)
     mistakes = counts - np.diag(right)
     colours = _VERMILIONS(mistakes / max(mistakes.max(), 1))

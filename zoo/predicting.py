@@ -8,7 +8,15 @@ from rich.console import Console
 from rich.table import Table
 
 # Keras must know our layers before it reads a model; `zoo.serving` is TensorFlow's, and waits.
-from zoo import answers, data, deep_supervision, distillation, layers, preprocessing  # noqa: F401
+from zoo import (  # noqa: F401
+    answers,
+    data,
+    deep_supervision,
+    distillation,
+    layers,
+    measures,
+    preprocessing,
+)
 
 WITH_COMPANIONS = "with_companions.keras"
 
@@ -77,10 +85,10 @@ def predict(model, labels, images):
 
 
 def measure(model, images):
-    """(predicted classes (n,), mean cross-entropy in nats) of a model over an `ImageData`."""
+    """(logits (n, classes), mean cross-entropy in nats) of a model over an `ImageData`."""
     logits = model.predict(images.batches(256), verbose=0)
     losses = keras.losses.sparse_categorical_crossentropy(images.labels, logits, from_logits=True)
-    return logits.argmax(1), float(keras.ops.mean(losses))
+    return logits, float(keras.ops.mean(losses))
 
 
 def show_predictions(model, labels, images, top):
@@ -95,28 +103,25 @@ def show_predictions(model, labels, images, top):
 
 def show_evaluation(model, images):
     """Print accuracy and loss over an `ImageData`, and recall and precision of every class."""
-    from zoo import report
-
-    predicted, loss = measure(model, images)
-    correct = predicted == images.labels
-    low, high = report.wilson_interval(1 - correct.mean(), images.examples)
+    logits, loss = measure(model, images)
+    counts = measures.confusion_counts(images.labels, logits.argmax(1), images.classes)
+    errors = images.examples - int(np.trace(counts))
+    share = errors / images.examples
+    low, high = measures.wilson_interval(share, images.examples)
+    off = measures.calibration_error(logits, images.labels)
     console = Console(highlight=False)
     console.print(
-        f"{images.name}, {images.split}: accuracy {_percent(correct.mean())}, "
-        f"{(~correct).sum()} errors in {images.examples} images (error {_percent(low)} to "
-        f"{_percent(high)} with 95 % confidence), loss {loss:.4f}"
+        f"{images.name}, {images.split}: accuracy {_percent(1 - share)}, {errors} errors in "
+        f"{images.examples} images (error {_percent(low)} to {_percent(high)} with 95 % "
+        f"confidence), loss {loss:.4f}, calibration error {_percent(off)}"
     )
     table = Table("class", "images", "recall", "precision", box=None)
     for column in table.columns[1:]:
         column.justify = "right"
-    for index, name in enumerate(images.label_names):
-        truly, said = images.labels == index, predicted == index
-        table.add_row(
-            str(name),
-            str(truly.sum()),
-            _percent(correct[truly].mean()) if truly.any() else "-",
-            _percent(correct[said].mean()) if said.any() else "-",
-        )
+    for each in measures.per_class(counts, images.label_names):
+        shares = (each["recall"], each["precision"])
+        told = ["-" if share is None else _percent(share) for share in shares]
+        table.add_row(each["name"], str(each["count"]), *told)
     console.print(table)
 
 

@@ -4,20 +4,17 @@ import base64
 import csv
 import io
 import json
-import math
 import shlex
 from pathlib import Path
-from statistics import NormalDist
 
 import jinja2
 import keras
 import numpy as np
 
-from zoo import figures, files
+from zoo import figures, files, measures
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _BATCH = 256
-_CONFUSIONS_NAMED = 3
 _EXAMPLES_WITH_MAPS = 5
 
 
@@ -55,15 +52,15 @@ def write(run_folder, model, data):
         "confident_mistakes": figures.confident_mistakes(images, labels, probabilities, names),
         "confidence_maps": _confidence_maps(model, images, labels, probabilities, names),
     }
-    counts = figures.confusion_counts(labels, predictions, len(names))
+    counts = measures.confusion_counts(labels, predictions, len(names))
     page = _render(
         recipe=recipe,
         versions=versions,
         results=results,
-        interval=wilson_interval(1 - results["accuracy"], results["examples"]),
+        interval=measures.wilson_interval(1 - results["accuracy"], results["examples"]),
         warnings=[*results.get("warnings", []), *_disagreement(results, counts)],
-        classes=_per_class(counts, names),
-        confusions=_confusions(counts, names),
+        classes=measures.per_class(counts, names),
+        confusions=measures.confusions(counts, names),
         mistakes=int(counts.sum() - np.trace(counts)),
         figures=_save(drawn, run_folder / "figures"),
         run=shlex.quote(str(run_folder)),
@@ -84,18 +81,6 @@ def read_metrics(file):
         column: np.array([float(row[column] or "nan") for row in rows])
         for column in reader.fieldnames or ()
     }
-
-
-def wilson_interval(share, n, confidence=0.95):
-    """Where the true share lies, given the share 0..1 seen among n draws: (low, high).
-
-    Wilson (1927), "Probable inference, the law of succession, and statistical inference", the
-    score interval: it keeps within 0..1, and is not empty when no mistake was seen.
-    """
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _in_batches(model, images):
@@ -135,31 +120,6 @@ def _confidence_maps(model, images, labels, probabilities, names):
         chosen = np.append(chosen, certainty.argmax())
     maps = _in_batches(keras.Model(model.input, layer.output), images[chosen])
     return figures.confidence_maps(images[chosen], maps, labels[chosen], predictions[chosen], names)
-
-
-def _per_class(counts, names):
-    right, true, predicted = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
-    return [
-        {
-            "name": name,
-            "count": int(true[index]),
-            "recall": right[index] / true[index] if true[index] else None,
-            "precision": right[index] / predicted[index] if predicted[index] else None,
-        }
-        for index, name in enumerate(names)
-    ]
-
-
-def _confusions(counts, names):
-    """The pairs that were mistaken most often, and more than once."""
-    mistakes = counts - np.diag(np.diagonal(counts))
-    order = np.argsort(-mistakes, axis=None, kind="stable")[:_CONFUSIONS_NAMED]
-    pairs = zip(*np.unravel_index(order, mistakes.shape), strict=True)
-    return [
-        (names[true], names[predicted], int(mistakes[true, predicted]))
-        for true, predicted in pairs
-        if mistakes[true, predicted] > 1
-    ]
 
 
 def _disagreement(results, counts):

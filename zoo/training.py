@@ -22,7 +22,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from zoo import checkpoint, distribute, files, numpy_data, predicting
+from zoo import checkpoint, distribute, files, measures, numpy_data, predicting
 from zoo.deep_supervision import DeeplySupervised
 from zoo.progress import Progress
 from zoo.recipe import RecipeError, title
@@ -100,7 +100,7 @@ def train(
             import tensorflow as tf
 
             tf.config.experimental.enable_op_determinism()
-        keras.config.set_dtype_policy(recipe.precision)
+        keras.config.set_dtype_policy(_dtype_policy(recipe.precision))
         training, judging = recipe.datasets()
         for what in ("image_shape", "label_names"):
             if getattr(training, what) != getattr(judging, what):
@@ -283,7 +283,7 @@ class _Session:
         path = self.folder / "versions.json"
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
-            for key in ("packages", "hardware", "backend", "strategy"):
+            for key in ("packages", "hardware", "backend", "strategy", "precision"):
                 if key in before and before[key] != versions[key]:
                     self.warn(f"Resumed with other {key}: {before[key]}, now {versions[key]}.")
 
@@ -346,15 +346,20 @@ class _Session:
             self.shipped = _shipped(self.model)
         model = self.shipped
         _save(model, self.folder / "model.keras")
-        predicted, loss = predicting.measure(model, self.judging)
-        correct = predicted == self.judging.labels
+        logits, loss = predicting.measure(model, self.judging)
+        labels, examples = self.judging.labels, self.judging.examples
+        counts = measures.confusion_counts(labels, logits.argmax(1), len(self.names))
+        errors = examples - int(counts.trace())
         results = {
             "evaluated_on": self.judged_on,
-            "accuracy": float(correct.mean()),
-            "error_percent": float(100 * (1 - correct.mean())),
-            "errors": int((~correct).sum()),
+            "accuracy": 1 - errors / examples,
+            "error_percent": 100 * errors / examples,
+            "errors": errors,
             "loss": loss,
-            "examples": self.judging.examples,
+            "calibration_error": measures.calibration_error(logits, labels),
+            "classes": measures.per_class(counts, self.names),
+            "confusions": measures.confusions(counts, self.names),
+            "examples": examples,
             "train_examples": self.training.examples,
             "epochs": self.position["epoch"],
             "seconds": self.position["seconds"],
@@ -667,6 +672,7 @@ def _versions(recipe, deterministic, strategy):
         "packages": {name: _version(name) for name in packages},
         "backend": keras.backend.backend(),
         "strategy": distribute.described(strategy),
+        "precision": _dtype_policy(recipe.precision),
         "commit": _git(here, "rev-parse", "HEAD"),
         "dirty": bool(_git(here, "status", "--porcelain")),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -696,6 +702,20 @@ def _gpus():
 
         return [device.name for device in tf.config.list_physical_devices("GPU")]
     return [each for each in keras.distribution.list_devices() if not each.startswith("cpu")]
+
+
+def _dtype_policy(precision):
+    """Of a recipe's precision, Keras' name; "auto" goes by what multiplies."""
+    if precision != "auto":
+        return precision
+    return "mixed_bfloat16" if _gpus() or _cpu_has_bfloat16() else "float32"
+
+
+def _cpu_has_bfloat16(cpuinfo="/proc/cpuinfo"):
+    with contextlib.suppress(OSError):
+        flags = set(Path(cpuinfo).read_text(encoding="utf-8").split())
+        return bool(flags & {"avx512_bf16", "amx_bf16"})
+    return False
 
 
 def _git(folder, *arguments):

@@ -14,7 +14,7 @@ import jinja2
 import keras
 import tensorflow as tf
 
-from zoo import files, report
+from zoo import files, measures
 from zoo.serving import signatures
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -97,7 +97,7 @@ def _training(recipe, versions, results):
 
 def _results(results):
     kept = ("evaluated_on", "accuracy", "error_percent", "errors", "examples", "loss", "exits")
-    interval = report.wilson_interval(1 - results["accuracy"], results["examples"])
+    interval = measures.wilson_interval(1 - results["accuracy"], results["examples"])
     return {
         **{name: results[name] for name in kept if results.get(name) is not None},
         "error_interval": list(interval),

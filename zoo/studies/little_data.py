@@ -51,5 +51,5 @@ def test_accuracy(run):
     if run.results["evaluated_on"] == "test":
         return run.results["accuracy"]
     test = zoo.data.load(run.fields["data"], "test")
-    predicted, _ = predicting.measure(run.model(), test)
-    return float((predicted == test.labels).mean())
+    logits, _ = predicting.measure(run.model(), test)
+    return float((logits.argmax(1) == test.labels).mean())

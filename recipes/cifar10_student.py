@@ -1,0 +1,25 @@
+"""A small NIN on CIFAR-10, taught by cifar10_nin_dsn: not measured yet."""
+
+from dataclasses import dataclass
+
+from zoo.students import StudentRecipe
+
+
+@dataclass(frozen=True)
+class Recipe(StudentRecipe):
+    """Augmented as its teacher was."""
+
+    data: str = "cifar10"
+    teachers: tuple[str, ...] = ("saved_models/cifar10_nin_dsn",)
+    epochs: int = 30
+    width: float = 1 / 6
+    """Factor on the widths of the CIFAR-10 net."""
+    pad_and_crop: int = 4
+    """Training images are padded with so many pixels and cropped at random."""
+    flip: bool = True
+    """Half of the training images are mirrored."""
+
+    def augmentation(self):
+        from zoo.data import Augmentation
+
+        return Augmentation(pad_and_crop=self.pad_and_crop, flip=self.flip)

@@ -1,0 +1,71 @@
+"""What is measured of a classifier's answers, and how far it can be trusted. NumPy alone."""
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+
+
+def wilson_interval(share, n, confidence=0.95):
+    """Where the true share lies, given the share 0..1 seen among n draws: (low, high).
+
+    Wilson (1927), "Probable inference, the law of succession, and statistical inference", the
+    score interval: it keeps within 0..1, and is not empty when no mistake was seen.
+    """
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def calibration_error(logits, labels, bins=15):
+    """How far confidence is from accuracy, 0..1: the expected calibration error.
+
+    (n, classes) logits and (n,) labels. The probabilities of the predicted classes fall into
+    `bins` of equal width; the mean over images of |accuracy - mean confidence| of their bin. Guo,
+    Pleiss, Sun and Weinberger, arXiv:1706.04599, equation 3.
+    """
+    logits = np.asarray(logits, "float64")
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    confidence = (powers / powers.sum(axis=1, keepdims=True)).max(axis=1)
+    right = logits.argmax(axis=1) == labels
+    # Bins (0, 1/bins], (1/bins, 2/bins], ...
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(index, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def confusion_counts(labels, predictions, classes):
+    """(n,) true and (n,) predicted classes -> (true, predicted) numbers of images."""
+    pairs = np.asarray(labels, "int64") * classes + np.asarray(predictions, "int64")
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def per_class(counts, names):
+    """(true, predicted) counts -> a dictionary a class: its name, images, recall and precision.
+
+    The recall, the accuracy within the class, is None where it has no image; the precision where
+    it was never predicted.
+    """
+    right, true, predicted = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
+    return [
+        {
+            "name": str(name),
+            "count": int(true[index]),
+            "recall": float(right[index] / true[index]) if true[index] else None,
+            "precision": float(right[index] / predicted[index]) if predicted[index] else None,
+        }
+        for index, name in enumerate(names)
+    ]
+
+
+def confusions(counts, names, most=3):
+    """The pairs mistaken most often, and more than once: (true name, predicted name, images)."""
+    mistakes = counts - np.diag(np.diagonal(counts))
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
+    pairs = zip(*np.unravel_index(order, mistakes.shape), strict=True)
+    return [
+        (str(names[true]), str(names[predicted]), int(mistakes[true, predicted]))
+        for true, predicted in pairs
+        if mistakes[true, predicted] > 1
+    ]
