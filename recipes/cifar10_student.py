@@ -11,9 +11,7 @@ class Recipe(StudentRecipe):
 
     data: str = "cifar10"
     teachers: tuple[str, ...] = ("saved_models/cifar10_nin_dsn",)
-    epochs: int = 30
-    width: float = 1 / 6
-    """Factor on the widths of the CIFAR-10 net."""
+    epochs: int = 16
     pad_and_crop: int = 4
     """Training images are padded with so many pixels and cropped at random."""
     flip: bool = True

@@ -1,4 +1,4 @@
-"""NIN-DSN on MNIST, a quarter of the paper's width: not measured yet; 8 epochs."""
+"""NIN-DSN on MNIST, a quarter of the paper's width: not measured yet."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,18 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """A quarter of the width of the CIFAR-10 net, eight epochs."""
+    """A quarter of the width of the CIFAR-10 net, ten epochs: minutes on a laptop."""
 
     data: str = "mnist"
-    epochs: int = 8
+    epochs: int = 10
     width: float = 0.25
     """Factor on the widths of the CIFAR-10 net."""
-    dropout: float = 0.1
+    # With 0.1, and jitter 0.08, four epochs left it at 98.94 % of the training images and 99.24 %
+    # of held-out ones: it was held back more than it needs.
+    dropout: float = 0.0
     companion_weight: float = 0.3
     """Of each hidden layer's loss at the first step; a cosine takes it to zero. 0: a plain NIN."""
-    jitter: float = 0.08
+    jitter: float = 0.06
     """Training images are turned, scaled and moved by so much; see `zoo.data.Augmentation`. The
     papers train on MNIST as it is."""
 

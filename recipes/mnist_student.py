@@ -12,7 +12,7 @@ class Recipe(StudentRecipe):
     data: str = "mnist"
     teachers: tuple[str, ...] = ("saved_models/mnist_nin_dsn",)
     epochs: int = 12
-    jitter: float = 0.08
+    jitter: float = 0.06
     """Training images are turned, scaled and moved by so much; see `zoo.data.Augmentation`."""
 
     def augmentation(self):

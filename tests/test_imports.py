@@ -38,7 +38,9 @@ ALLOWED = {
         {"data", "distillation", "files", "fingerprint", "layers", "preprocessing"},
         TENSORFLOW,
     ),
-    "models": ({"layers", "deep_supervision"}, NUMERIC),
+    "models": ({"layers", "deep_supervision", "pretrained"}, NUMERIC),
+    "pretrained": ({"deep_supervision", "files", "layers", "preprocessing"}, {"keras"}),
+    "reproducing": ({"recipe", "served", "training"}, {"scipy"}),
     "gradients": (set(), NUMERIC),
     "presets": ({"losses", "optimizers"}, NUMERIC),
     "streaming": ({"files"}, {"numpy"}),
@@ -72,9 +74,10 @@ ALLOWED = {
         {"_c_api", "asked", "examples", "hostile", "served", "signatures", "warmup"},
         TENSORFLOW,
     ),
-    "card": ({"files", "measures", "signatures"}, {"jinja2", "keras", "tensorflow"}),
+    "card": ({"files", "measures", "pretrained", "signatures"}, {"jinja2", "keras", "tensorflow"}),
     "exporting": (
-        {"asked", "card", "examples", "files", "served", "signatures", "verifying", "warmup"},
+        {"asked", "card", "examples", "files", "pretrained", "served", "signatures", "verifying"}
+        | {"warmup"},
         TENSORFLOW,
     ),
     "converting": (
@@ -99,8 +102,17 @@ ALLOWED = {
         {"keras", "numpy", "rich"},
     ),
     "cli": (
-        {"card", "client", "converting", "data", "packing", "predicting", "recipe", "report"}
-        | {"exporting", "served", "studies", "training", "tuning", "verifying"},
+        {"card", "client", "converting", "data", "packing", "predicting", "pretrained", "recipe"}
+        | {
+            "report",
+            "reproducing",
+            "exporting",
+            "served",
+            "studies",
+            "training",
+            "tuning",
+            "verifying",
+        },
         {"keras", "rich", "tensorflow", "tyro"},
     ),
     # One rule for the folder.

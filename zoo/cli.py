@@ -264,6 +264,7 @@ def export(
     exits: bool = False,
     examples: tuple[Path, ...] = (),
     also: str = "",
+    repeats: tuple[Path, ...] = (),
     tolerance: float | None = None,
 ):
     """Make a SavedModel that TF Serving loads, checked as a server would load it.
@@ -277,6 +278,7 @@ def export(
         exits: add a signature with the answers of every depth of a deeply supervised model.
         examples: images for the examples of the export; by default those of the run, or noise.
         also: other forms, compared with Keras: onnx, litert, or onnx,litert.
+        repeats: runs of the same with other seeds; the card has their mean and spread.
         tolerance: how far a probability may be off Keras'.
     """
     run = model.is_dir()
@@ -285,6 +287,10 @@ def export(
         name = model.resolve().parent.name
     else:
         names, name = _read_labels(model, labels), model.stem
+    if repeats and not run:
+        raise UsageError(f"--repeats are runs beside a run; {str(model)!r} is a file.")
+    for each in repeats:
+        _results(each)
     out = out or Path("saved_models") / name
     forms = tuple(form.strip() for form in also.split(",") if form.strip())
     _import_tensorflow()
@@ -292,6 +298,11 @@ def export(
     from zoo.serving import card, converting, exporting
 
     converting.check_installed(forms)
+    record = card.record(model) | {"repeats": [*map(card.record, repeats)]} if run else {}
+    try:
+        run and card.over_seeds([record, *record["repeats"]])
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     file = predicting.model_file(model, with_companions=exits)
     trained = predicting.load_model(file)
     files = examples or (sorted((model / "examples").glob("*.png")) if run else ())
@@ -304,7 +315,8 @@ def export(
         exits=exits,
         images=predicting.read_examples(trained, files),
         image_names=[file.stem for file in files] or None,
-        record=(card.record(model) if run else {}) | card.source(file),
+        record=record | card.source(file),
+        keras_file=predicting.most_complete_file(model),
         tolerance=tolerance,
     )
     print(f"Exported and checked as a server would: {path}")
@@ -366,6 +378,53 @@ def verify(
         f"{version}: {wrong} of {len(checks)} checks failed" if wrong else f"{version} can serve."
     )
     if wrong:
+        sys.exit(1)
+
+
+def reproduce(
+    model: Positional[Path],
+    seed: int | None = None,
+    runs: Path = Path("runs"),
+    checkpoint_seconds: float = 60.0,
+    minutes: float | None = None,
+):
+    """Train an export again, as its card says, and compare. Resumes by itself.
+
+    Exit code 0 if the error is what the card lets expect, 1 if it is not.
+
+    Args:
+        model: an export: its name in saved_models/, its folder, or one version.
+        seed: of the training; by default that of the export.
+        runs: where run folders go; this one to reproduced/.
+        checkpoint_seconds: save the training state so often, and at the end of each epoch.
+        minutes: stop after so many, saved, with exit code 3; the same command goes on.
+    """
+    _import_tensorflow()
+    from rich.console import Console
+    from rich.table import Table
+
+    from zoo import pretrained, reproducing
+    from zoo.serving import served
+
+    directory = model if model.exists() else pretrained.names().get(str(model), model)
+    told = served.card(served.find_version(directory))
+    how = {"checkpoint_seconds": checkpoint_seconds, "minutes": minutes}
+    folder, results, (low, high, why) = reproducing.reproduce(
+        directory, seed=seed, runs=runs, **how
+    )
+    table = Table("", "seeds", "test error", "errors", box=None, padding=(0, 2, 0, 0))
+    seeds = told["seeds"]
+    for each, errors in zip(seeds["seeds"], seeds["errors"], strict=True):
+        share = 100 * errors / told["results"]["examples"]
+        table.add_row("the card", str(each), f"{share:.2f} %", str(errors))
+    now = told["training"]["seed"] if seed is None else seed
+    table.add_row("now", str(now), f"{results['error_percent']:.2f} %", str(results["errors"]))
+    Console().print(table)
+    holds = low <= results["error_percent"] <= high
+    print(
+        f"{folder}: {'as' if holds else 'NOT as'} the card says, {low:.2f} to {high:.2f} % ({why})."
+    )
+    if not holds:
         sys.exit(1)
 
 
@@ -440,6 +499,7 @@ COMMANDS = {
     "predict": predict,
     "export": export,
     "verify": verify,
+    "reproduce": reproduce,
     "report": report,
     "figure": figure,
 }

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import keras
 from keras import layers
 
+from zoo import pretrained
 from zoo.deep_supervision import DeeplySupervised
 from zoo.layers import BatchNormalization, CompanionHead, GlobalAveragePoolingHead, MLPConv
 
@@ -83,12 +84,13 @@ _VARIANTS = {
 
 
 def nin(
-    input_shape=(32, 32, 3),
-    classes=10,
+    input_shape=None,
+    classes=None,
     *,
+    weights=None,
     variant="modern",
     preprocessing=None,
-    width=1.0,
+    width=None,
     dropout=None,
     final_relu=None,
     head="pool",
@@ -104,8 +106,12 @@ def nin(
     `logits`. Lin, Chen and Yan, arXiv:1312.4400.
 
     Arguments:
-        input_shape: (height, width, channels).
-        classes: 2 or more.
+        input_shape: (height, width, channels); (32, 32, 3), or that of the weights. With weights
+            another height and width are possible, but not other channels.
+        classes: 2 or more; 10, or those of the weights.
+        weights: trained ones, see `zoo.pretrained.load`: "mnist", "fashion_mnist" or "cifar10";
+            the name of a model in saved_models/, such as "mnist_student"; or the path of an export.
+            With another number of classes, all but the head. Compared with their checksum and card.
         variant: "modern", the one to use, has batch normalization, He initialization and linear
             class maps. "plain" is the same without normalization and with the papers' dropout of
             0.5; "cnn" is "plain" without the 1 x 1 convolutions. "mnist", "cifar10", "cifar100",
@@ -115,7 +121,7 @@ def nin(
         preprocessing: a layer, or a list of layers, for raw pixels, such as
             `[GlobalContrastNormalization(), whitening]` for the paper's CIFAR. None scales to
             -1..1; `[]` leaves the pixels alone.
-        width: factor on all hidden widths; 0.25 makes a small student.
+        width: factor on all hidden widths; 1, or that of the weights. 0.25 makes a small student.
         dropout: rate after each pooling that has one in the variant (in "imagenet" the third);
             None for the variant's own, 0.5 in the released ones.
         final_relu: a ReLU on the class maps; None for the variant's own. The released nets have
@@ -133,8 +139,27 @@ def nin(
 
     Raises:
         ValueError: for an unknown variant or head, fewer than 2 classes, a width or dropout out of
-            range, or an image too small for the variant.
+            range, an image too small for the variant, or weights that are not there, were changed,
+            or do not fit.
     """
+    if weights is not None:
+        trained = pretrained.load(weights, "nin")
+        return trained.give(
+            nin(
+                **_as_trained(trained, input_shape, classes, width, preprocessing, variant),
+                variant=variant,
+                dropout=dropout,
+                final_relu=final_relu,
+                head=head,
+                head_dropout=head_dropout,
+                linear_taps=linear_taps,
+                kernel_regularizer=kernel_regularizer,
+                name=name,
+            )
+        )
+    input_shape = (32, 32, 3) if input_shape is None else input_shape
+    classes = 10 if classes is None else classes
+    width = 1.0 if width is None else width
     if variant not in _VARIANTS:
         raise ValueError(f"variant is one of {', '.join(_VARIANTS)}; received {variant!r}.")
     if len(input_shape) != 3:
@@ -281,9 +306,10 @@ _SUPERVISION = (
 
 
 def nin_dsn(
-    input_shape=(32, 32, 3),
-    classes=10,
+    input_shape=None,
+    classes=None,
     *,
+    weights=None,
     companion_form="pool",
     companion_taps="mlpconv",
     companion_initializer="glorot_uniform",
@@ -302,6 +328,8 @@ def nin_dsn(
         companion_form: "pool" or "dense", as in `CompanionHead`.
         companion_taps: where they attach: "mlpconv", to the hidden mlpconv layers, or "conv", to
             the first convolution of every mlpconv layer, before its ReLU, as the released code.
+        weights: as of `nin`, of a model that was trained with companions; these come with it,
+            unless the number of classes is another.
         companion_initializer, companion_regularizer: of the heads' kernels.
         arguments: companion_weight, companion_loss, threshold, soft_weight, temperature, decoders
             and decoder_weight are those of `DeeplySupervised`; all others those of `nin`.
@@ -311,10 +339,26 @@ def nin_dsn(
     """
     if companion_taps not in ("mlpconv", "conv"):
         raise ValueError(f'companion_taps is "mlpconv" or "conv"; received {companion_taps!r}.')
+    if weights is not None:
+        trained = pretrained.load(weights, "nin_dsn")
+        given = [arguments.pop(key, None) for key in ("width", "preprocessing")]
+        given.append(arguments.get("variant", "modern"))
+        return trained.give(
+            nin_dsn(
+                **_as_trained(trained, input_shape, classes, *given),
+                companion_form=companion_form,
+                companion_taps=companion_taps,
+                companion_initializer=companion_initializer,
+                companion_regularizer=companion_regularizer,
+                name=name,
+                **arguments,
+            )
+        )
     supervision = {key: arguments.pop(key) for key in _SUPERVISION if key in arguments}
     if companion_taps == "conv":
         arguments["linear_taps"] = True
     trunk = nin(input_shape, classes, name="trunk", **arguments)
+    classes = trunk.output_shape[-1]
     # All but the last: the output classifies that one already, or it makes the class maps.
     kind = layers.Conv2D if companion_taps == "conv" else MLPConv
     taps = [layer.name for layer in trunk.layers if isinstance(layer, kind)][:-1]
@@ -329,6 +373,19 @@ def nin_dsn(
         for tap in taps
     }
     return DeeplySupervised(trunk, companions, name=name, **supervision)
+
+
+def _as_trained(trained, input_shape, classes, width, preprocessing, variant):
+    """Arguments of a factory: those given, and of those left out what the trained net has."""
+    own = trained.trunk
+    if width is None and variant in _VARIANTS:
+        width = own.get_layer("mlpconv1").filters[0] / _VARIANTS[variant].blocks[0].filters[0]
+    return {
+        "input_shape": own.input_shape[1:] if input_shape is None else input_shape,
+        "classes": own.output_shape[-1] if classes is None else classes,
+        "width": width,
+        "preprocessing": trained.preprocessing() if preprocessing is None else preprocessing,
+    }
 
 
 def _as_list(preprocessing):

@@ -40,6 +40,12 @@ def model_file(path, *, with_companions=False):
     return file
 
 
+def most_complete_file(path):
+    """The file of a run folder's model with all that was trained, companions too; or `path`."""
+    companions = Path(path) / WITH_COMPANIONS
+    return companions if companions.is_file() else model_file(path)
+
+
 def load_model(run, *, with_companions=False):
     """The trained model of `model_file`: raw pixels (batch, h, w, c) -> logits."""
     # Not compiled: else Keras must know the run's loss and optimizer too.

@@ -8,13 +8,14 @@ import importlib.metadata
 import json
 import os
 import platform
+import statistics
 from pathlib import Path
 
 import jinja2
 import keras
 import tensorflow as tf
 
-from zoo import files, measures
+from zoo import files, measures, pretrained
 from zoo.serving import signatures
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -31,7 +32,10 @@ _UNKNOWN = "not recorded: look where the data come from before the model is pass
 
 
 def record(run):
-    """What a run folder tells of its model: {"recipe", "versions", "results"}."""
+    """What a run folder tells of its model: {"recipe", "versions", "results"}.
+
+    With "repeats", a list of the same of other seeds' runs, the card has their mean and spread.
+    """
     return {
         name: json.loads((Path(run) / f"{name}.json").read_text(encoding="utf-8"))
         for name in ("recipe", "versions", "results")
@@ -54,6 +58,7 @@ def facts(model, labels, *, record, top_k, exits, tolerance):
         "input": {
             "shape": list(model.input_shape[1:]),
             "range": [0, 255],
+            "preprocessing": pretrained.preprocessing_of(model),
             "files": ["PNG", "JPEG"],
             "max_bytes": signatures.MAX_BYTES,
             "max_pixels": signatures.MAX_PIXELS,
@@ -66,7 +71,35 @@ def facts(model, labels, *, record, top_k, exits, tolerance):
         "data": recipe and _data(recipe, results),
         "training": recipe and _training(recipe, record["versions"], results),
         "results": results and _results(results),
+        "seeds": results and over_seeds([record, *record.get("repeats", [])]),
         "software": {name: importlib.metadata.version(name) for name in ("keras", "tensorflow")},
+    }
+
+
+def over_seeds(records):
+    """The test errors of the same training with several seeds, of `record` each: a dictionary.
+
+    Raises:
+        ValueError: for runs that differ in more than the seed, or two of one seed.
+    """
+    fields = [{**each["recipe"]["fields"], "seed": None} for each in records]
+    for each, other in zip(records, fields, strict=True):
+        differing = sorted(k for k in {*fields[0], *other} if fields[0].get(k) != other.get(k))
+        if differing or each["recipe"]["recipe"] != records[0]["recipe"]["recipe"]:
+            raise ValueError(
+                f"The runs of seeds {records[0]['versions']['seed']} and {each['versions']['seed']}"
+                f" differ in more than the seed: {', '.join(differing) or 'the recipe'}."
+            )
+    seeds = [each["versions"]["seed"] for each in records]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"Two runs have the same seed; received runs of the seeds {seeds}.")
+    percent = [each["results"]["error_percent"] for each in records]
+    return {
+        "seeds": seeds,
+        "errors": [each["results"]["errors"] for each in records],
+        "seconds": [round(each["results"]["seconds"]) for each in records],
+        "mean_error_percent": statistics.fmean(percent),
+        "deviation_percent": statistics.stdev(percent) if len(percent) > 1 else None,
     }
 
 
@@ -91,12 +124,15 @@ def _training(recipe, versions, results):
         "seconds": round(results["seconds"]),
         "teacher": results.get("teacher"),
         "hardware": versions["hardware"],
+        "backend": versions.get("backend"),
+        "precision": versions.get("precision"),
         "warnings": results["warnings"],
     }
 
 
 def _results(results):
     kept = ("evaluated_on", "accuracy", "error_percent", "errors", "examples", "loss", "exits")
+    kept += ("calibration_error", "classes", "confusions")
     interval = measures.wilson_interval(1 - results["accuracy"], results["examples"])
     return {
         **{name: results[name] for name in kept if results.get(name) is not None},
@@ -141,6 +177,10 @@ def page(base, told):
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["percent"] = lambda share: "-" if share is None else f"{100 * share:.2f} %"
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     pictures = sorted(path.name for path in (base / "examples").glob("*.png"))
-    return template.render(told, pictures=pictures, exact=told["tolerance"] <= 1e-5)
+    trained = (base / str(told["version"]) / pretrained.MODEL).is_file()
+    return template.render(
+        told, pictures=pictures, exact=told["tolerance"] <= 1e-5, trained=trained
+    )

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import fingerprint_pb2
 
-from zoo import files
+from zoo import files, pretrained
 from zoo.serving import card, examples, served, signatures, verifying, warmup
 from zoo.serving.asked import Asked
 from zoo.serving.served import ExportError
@@ -39,6 +39,7 @@ def export_savedmodel(
     images=None,
     image_names=None,
     record=None,
+    keras_file=None,
     tolerance=None,
 ):
     """Write `model` as a new version under `directory`, checked, and published by one rename.
@@ -64,6 +65,8 @@ def export_savedmodel(
             files.
         record: what the card tells of the training, as `zoo.serving.card.record` reads it from a
             run.
+        keras_file: the `.keras` file of the model, to travel with the version: what
+            `zoo.nin(weights=...)` reads. For the weights of companions, the one that has them.
         tolerance: how far a probability may be off Keras': 1e-6 by default, 3e-2 for a model that
             calculates in 16 bits.
 
@@ -104,6 +107,8 @@ def export_savedmodel(
         examples.write(folder, images, image_names, probabilities, labels, top_k, at_exits)
         first = (folder / f"{image_names[0]}.png").read_bytes()
         warmup.write(draft, base.name, images[0], first, exits=every_exit is not None)
+        if keras_file:
+            shutil.copyfile(keras_file, draft / pretrained.MODEL)
         facts["fingerprint"] = card.fingerprint(draft)
         (draft / served.CARD).write_text(card.as_json(facts), encoding="utf-8")
         served.write_checksums(draft)

@@ -1,0 +1,164 @@
+"""`weights=` gives what was trained, to nets that it fits, from files that nobody changed."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+import zoo
+from zoo import files, pretrained
+
+LABELS = ["bee", "cat", "cow", "dog"]
+SHAPE = (12, 12, 3)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A `nin_dsn` with numbers of its own everywhere, statistics too."""
+    keras.utils.set_random_seed(7)
+    model = zoo.nin_dsn(SHAPE, 4, width=0.05)
+    for variable in model.variables:
+        if variable.dtype == "float32":
+            noise = np.random.default_rng(variable.shape.rank).normal(size=variable.shape)
+            variable.assign(np.abs(noise) if "variance" in variable.path else noise)
+    return model
+
+
+@pytest.fixture(scope="module")
+def saved_models(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("here") / "saved_models"
+    trained.save(folder.parent / "with.keras")
+    export = {"keras_file": folder.parent / "with.keras"}
+    zoo.export_savedmodel(trained, LABELS, folder / "animals_nin_dsn", exits=True, **export)
+    trained.trunk.save(folder.parent / "plain.keras")
+    export = {"keras_file": folder.parent / "plain.keras"}
+    zoo.export_savedmodel(trained, LABELS, folder / "animals_nin", **export)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(saved_models, monkeypatch):
+    monkeypatch.chdir(saved_models.parent)
+
+
+def pixels(shape=SHAPE):
+    return np.random.default_rng(0).integers(0, 256, (3, *shape)).astype("float32")
+
+
+def logits(model, images=None):
+    return np.asarray(model(pixels() if images is None else images, training=False))
+
+
+@pytest.mark.parametrize("weights", ["animals", "animals_nin", "saved_models/animals_nin/1"])
+def test_a_nin_has_the_weights_and_the_sizes_of_what_was_trained(weights, trained):
+    model = zoo.nin(weights=weights)
+    assert type(model) is keras.Model or type(model).__name__ == "Functional"
+    np.testing.assert_array_equal(logits(model), logits(trained))
+
+
+def test_a_deeply_supervised_one_has_its_companions_too(trained):
+    model = zoo.nin_dsn(weights="animals", companion_weight=0.5)
+    for depth, scores in trained.exits(pixels()).items():
+        np.testing.assert_array_equal(model.exits(pixels())[depth], scores)
+    assert model.companion_weight == {"mlpconv1": 0.5, "mlpconv2": 0.5}
+    # Its trunk alone is a `nin`, too.
+    np.testing.assert_array_equal(logits(zoo.nin(weights="animals_nin_dsn")), logits(trained))
+
+
+def test_with_other_classes_all_but_the_heads(trained):
+    model = zoo.nin_dsn(classes=3, weights="animals")
+    ours, theirs = pretrained._by_name(model), pretrained._by_name(trained)
+    heads = {"class_maps", "mlpconv1_companion", "mlpconv2_companion"}
+    assert heads < ours.keys() == theirs.keys()
+    for name, variables in ours.items():
+        if name in heads:
+            kernel, bias = map(np.asarray, variables)
+            assert kernel.shape[-1] == 3 and kernel.std() > 0 and not bias.any()
+            continue
+        for variable, other in zip(variables, theirs[name], strict=True):
+            np.testing.assert_array_equal(variable, other, err_msg=variable.path)
+    # Three images more, and the new head learns them.
+    model.compile("adam", zoo.SoftmaxCrossEntropy())
+    before = model.evaluate(pixels(), np.arange(3), verbose=0, return_dict=True)["loss"]
+    model.fit(pixels(), np.arange(3), epochs=5, verbose=0)
+    assert model.evaluate(pixels(), np.arange(3), verbose=0, return_dict=True)["loss"] < before
+
+
+def test_global_average_pooling_takes_images_of_another_size(trained):
+    images = pixels((20, 16, 3))
+    body = keras.Model(trained.trunk.input, trained.trunk.get_layer("mlpconv1").output)
+    model = zoo.nin((20, 16, 3), weights="animals")
+    np.testing.assert_array_equal(
+        np.asarray(keras.Model(model.input, model.get_layer("mlpconv1").output)(images)),
+        np.asarray(body(images)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weights": "animal_nin"}, "Did you mean 'animals_nin'"),
+        ({"weights": "imagenet"}, "There are animals_nin, animals_nin_dsn"),
+        ({"weights": "animals", "preprocessing": []}, "trained behind .*Rescaling"),
+        ({"weights": "animals", "width": 0.1}, "layer 'class_maps' .* leave width"),
+        (
+            {"weights": "animals", "input_shape": (12, 12, 1)},
+            r"\(5, 5, 1, 10\); .* \(5, 5, 3, 10\)",
+        ),
+        ({"weights": "animals", "variant": "plain"}, "layer 'mlpconv1'"),
+        ({"weights": "animals", "variant": "vgg"}, "variant is one of"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        zoo.nin(**arguments)
+
+
+def test_companions_do_not_come_from_nets_without_them():
+    with pytest.raises(ValueError, match="trained without companions"):
+        zoo.nin_dsn(weights="animals_nin")
+
+
+@pytest.mark.parametrize("name", ["model.keras", "card.json", "labels.txt"])
+def test_a_changed_file_is_refused_before_it_is_read(name, saved_models, tmp_path):
+    copy = shutil.copytree(saved_models / "animals_nin", tmp_path / "copy")
+    with open(copy / "1" / "assets.extra" / name, "ab") as file:
+        file.write(b" ")
+    with pytest.raises(ValueError, match=f"Changed in .*{name}. Nothing was loaded"):
+        zoo.nin(weights=copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda card: card["labels"].reverse(), "has the labels"),
+        (lambda card: card["input"]["shape"].reverse(), "has the image shape"),
+        (lambda card: card["input"]["preprocessing"][0].update(offset=0.0), "preprocessing"),
+    ],
+)
+def test_a_card_that_tells_of_another_model_is_refused(change, message, saved_models, tmp_path):
+    version = shutil.copytree(saved_models / "animals_nin", tmp_path / "copy") / "1"
+    card = json.loads((version / pretrained.CARD).read_text())
+    change(card)
+    before = files.sha256(version / pretrained.CARD)
+    (version / pretrained.CARD).write_text(json.dumps(card))
+    sums = version / "SHA256SUMS"
+    sums.write_text(sums.read_text().replace(before, files.sha256(version / pretrained.CARD)))
+    with pytest.raises(ValueError, match=message):
+        zoo.nin(weights=version)
+
+
+def test_whitening_comes_with_its_statistics(tmp_path):
+    whitening = zoo.ZCAWhitening()
+    whitening.adapt(pixels((6, 6, 3)))
+    model = zoo.nin(
+        (6, 6, 3), 4, width=0.05, preprocessing=[zoo.GlobalContrastNormalization(), whitening]
+    )
+    model.save(tmp_path / "white.keras")
+    export = {"keras_file": tmp_path / "white.keras", "tolerance": 1e-4}
+    zoo.export_savedmodel(model, LABELS, tmp_path / "white", **export)
+    again = zoo.nin(weights=tmp_path / "white")
+    images = pixels((6, 6, 3))
+    np.testing.assert_array_equal(logits(again, images), logits(model, images))

@@ -1,0 +1,183 @@
+"""Trained weights, out of exports that are what their card says, into nets that they fit.
+
+    saved_models/NAME/VERSION/assets.extra/{model.keras, card.json, labels.txt}
+
+`model.keras` is the trained Keras model, with its companions if it has such.
+"""
+
+import difflib
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+# Keras must know our layers before it reads a model.
+from zoo import deep_supervision, files, layers, preprocessing  # noqa: F401
+
+MODEL = "assets.extra/model.keras"
+CARD = "assets.extra/card.json"
+LABELS = "assets.extra/labels.txt"
+_READ = (MODEL, CARD, LABELS)
+_HEADS = ("class_maps", "logits")
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained model and what its card says: `model`, `card`, and the `version`'s folder."""
+
+    model: keras.Model
+    card: dict
+    version: Path
+
+    @property
+    def trunk(self):
+        """What ships of the model."""
+        return getattr(self.model, "trunk", self.model)
+
+    def preprocessing(self):
+        """New layers like those in front of the trained net; their statistics are weights."""
+        return [type(each).from_config(each.get_config()) for each in _before(self.trunk)]
+
+    def give(self, model):
+        """Put the trained weights into `model`, a `nin` or `nin_dsn`, and return it.
+
+        Its heads, the companions' too, keep their own where it has another number of classes.
+
+        Raises:
+            ValueError: for other preprocessing, or a layer that the trained net does not have in
+                that shape.
+        """
+        if preprocessing_of(model) != preprocessing_of(self.model):
+            raise ValueError(
+                f"The weights of {self.version} were trained behind {preprocessing_of(self.model)};"
+                f" the net has {preprocessing_of(model)}. Leave preprocessing out."
+            )
+        ours, theirs = _by_name(model), _by_name(self.model)
+        heads = set(_HEADS) | {head.name for head in getattr(model, "companions", {}).values()}
+        if getattr(model, "trunk", model).output_shape == self.trunk.output_shape:
+            heads = set()
+        for name in sorted(ours.keys() - heads):
+            shapes = [tuple(each.shape) for each in ours[name]]
+            trained = [tuple(each.shape) for each in theirs.get(name, [])]
+            if shapes != trained:
+                pairs = itertools.zip_longest(shapes, trained)
+                one, other = next(pair for pair in pairs if pair[0] != pair[1])
+                raise ValueError(
+                    f"The layer {name!r} has a weight of the shape {one}; in {self.version} it is "
+                    f"{other}. With weights, leave width and variant out, and keep the channels."
+                )
+            for variable, value in zip(ours[name], theirs[name], strict=True):
+                variable.assign(value)
+        return model
+
+
+def load(weights, factory):
+    """The `Trained` model that `weights` names, for a factory, "nin" or "nin_dsn".
+
+    `weights` is the name of a data set, such as "mnist", for saved_models/mnist_nin or
+    saved_models/mnist_nin_dsn; the name of a folder in saved_models/, such as "mnist_student"; or
+    the path of such a folder or of a version.
+
+    Raises:
+        ValueError: for weights that are not there (the nearest are named), files that are not
+            those that were exported, or a model that is not what its card says.
+    """
+    version = _version(weights, factory)
+    _check_checksums(version)
+    card = json.loads((version / CARD).read_text(encoding="utf-8"))
+    labels = (version / LABELS).read_text(encoding="utf-8").splitlines()
+    trained = Trained(keras.models.load_model(version / MODEL, compile=False), card, version)
+    if factory == "nin_dsn" and trained.trunk is trained.model:
+        raise ValueError(f"{version} was trained without companions; nin(weights=...) takes it.")
+    found = {
+        "labels": labels,
+        "classes": trained.trunk.output_shape[-1],
+        "image shape": list(trained.trunk.input_shape[1:]),
+        "preprocessing": preprocessing_of(trained.model),
+    }
+    told = {
+        "labels": card["labels"],
+        "classes": len(card["labels"]),
+        "image shape": card["input"]["shape"],
+        "preprocessing": card["input"]["preprocessing"],
+    }
+    for what, value in found.items():
+        if value != told[what]:
+            raise ValueError(f"{version} has the {what} {value}; its card says {told[what]}.")
+    return trained
+
+
+def preprocessing_of(model):
+    """The layers between the pixels and the first convolution, as JSON has them.
+
+    Their statistics, such as a whitening matrix, are weights and not in it.
+    """
+    told = []
+    for layer in _before(getattr(model, "trunk", model)):
+        config = layer.get_config()
+        # What they are called, and how precisely they calculate, is no matter.
+        kept = {k: v for k, v in config.items() if k not in ("name", "dtype", "trainable")}
+        told.append({"layer": type(layer).__name__, **json.loads(json.dumps(kept, default=str))})
+    return told
+
+
+def _before(trunk):
+    """The layers in front of the first that is trained."""
+    found = []
+    for layer in trunk.layers:
+        if layer.trainable_variables:
+            break
+        if not isinstance(layer, keras.layers.InputLayer):
+            found.append(layer)
+    return found
+
+
+def _by_name(model):
+    """{name: variables} of the layers that have such, those of the companions too."""
+    trunk = getattr(model, "trunk", model)
+    heads = getattr(model, "companions", {}).values()
+    return {each.name: each.weights for each in (*trunk.layers, *heads) if each.weights}
+
+
+def folders():
+    """Where exports lie: ./saved_models, then those of the installed package or its repository."""
+    package = Path(__file__).parent
+    found = [Path("saved_models"), package / "saved_models", package.parent / "saved_models"]
+    return list({path.resolve(): path for path in found if path.is_dir()}.values())
+
+
+def names():
+    """{name: folder} of all exports that have trained weights, nearest folder first."""
+    found = {}
+    for folder in folders():
+        for file in sorted(folder.glob(f"*/*/{MODEL}")):
+            found.setdefault(file.parents[2].name, file.parents[2])
+    return found
+
+
+def _version(weights, factory):
+    known = names()
+    folder = known.get(f"{weights}_{factory}") or known.get(str(weights)) or Path(weights)
+    found = [file.parents[1] for file in (*folder.glob(f"*/{MODEL}"), *folder.glob(MODEL))]
+    numbered = [each for each in found if each.name.isdecimal()] or found
+    if numbered:
+        return max(numbered, key=lambda each: int(each.name) if each.name.isdecimal() else 0)
+    nearest = difflib.get_close_matches(str(weights), known, 1)
+    hint = (
+        f"Did you mean {nearest[0]!r}?" if nearest else f"There are {', '.join(known) or 'none'}."
+    )
+    raise ValueError(f"There are no trained weights {str(weights)!r} for {factory}. {hint}")
+
+
+def _check_checksums(version):
+    """Compare what will be read, and before it is, with SHA256SUMS."""
+    lines = (version / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    wrong = [name for name in _READ if listed.get(name) != files.sha256(version / name)]
+    if wrong:
+        raise ValueError(
+            f"Changed in {version} since its export: {', '.join(wrong)}. Nothing was loaded; fetch "
+            "it again."
+        )
