@@ -109,6 +109,15 @@ def load(weights, factory):
     return trained
 
 
+def factories(keras_file):
+    """Whose weights a `.keras` file has: ["nin"], ["nin", "nin_dsn"], or of another net []."""
+    model = keras.models.load_model(keras_file, compile=False)
+    trunk = getattr(model, "trunk", model)
+    if not any(layer.name == "mlpconv1" for layer in trunk.layers):
+        return []
+    return ["nin"] if trunk is model else ["nin", "nin_dsn"]
+
+
 def preprocessing_of(model):
     """The layers between the pixels and the first convolution, as JSON has them.
 

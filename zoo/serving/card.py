@@ -31,6 +31,10 @@ _LICENCES = {
 _UNKNOWN = "not recorded: look where the data come from before the model is passed on"
 
 
+class RepeatError(ValueError):
+    """Runs that are not the same training with other seeds."""
+
+
 def record(run):
     """What a run folder tells of its model: {"recipe", "versions", "results"}.
 
@@ -47,8 +51,11 @@ def source(file):
     return {"source": {"file": Path(file).name, "sha256": files.sha256(file)}}
 
 
-def facts(model, labels, *, record, top_k, exits, tolerance):
-    """What does not change from one export of a model to the next, as JSON has it."""
+def facts(model, labels, *, record, weights, top_k, exits, tolerance):
+    """What does not change from one export of a model to the next, as JSON has it.
+
+    `weights` names the factories, "nin" and "nin_dsn", that the weights fit.
+    """
     record = record or {}
     recipe, results = record.get("recipe"), record.get("results")
     return {
@@ -64,6 +71,7 @@ def facts(model, labels, *, record, top_k, exits, tolerance):
             "max_pixels": signatures.MAX_PIXELS,
             "resize": "bilinear, antialiased, to the shape; the aspect ratio is not kept",
         },
+        "weights": weights,
         "top_k": top_k,
         "exits": exits,
         "tolerance": tolerance,
@@ -80,19 +88,19 @@ def over_seeds(records):
     """The test errors of the same training with several seeds, of `record` each: a dictionary.
 
     Raises:
-        ValueError: for runs that differ in more than the seed, or two of one seed.
+        RepeatError: for runs that differ in more than the seed, or two of one seed.
     """
     fields = [{**each["recipe"]["fields"], "seed": None} for each in records]
     for each, other in zip(records, fields, strict=True):
         differing = sorted(k for k in {*fields[0], *other} if fields[0].get(k) != other.get(k))
         if differing or each["recipe"]["recipe"] != records[0]["recipe"]["recipe"]:
-            raise ValueError(
+            raise RepeatError(
                 f"The runs of seeds {records[0]['versions']['seed']} and {each['versions']['seed']}"
                 f" differ in more than the seed: {', '.join(differing) or 'the recipe'}."
             )
     seeds = [each["versions"]["seed"] for each in records]
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"Two runs have the same seed; received runs of the seeds {seeds}.")
+        raise RepeatError(f"Two runs have the same seed; received runs of the seeds {seeds}.")
     percent = [each["results"]["error_percent"] for each in records]
     return {
         "seeds": seeds,

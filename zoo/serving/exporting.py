@@ -89,6 +89,7 @@ def export_savedmodel(
         model,
         labels,
         record=record,
+        weights=pretrained.factories(keras_file) if keras_file else [],
         top_k=min(top_k, len(labels)),
         exits=list(every_exit.output) if every_exit else [],
         tolerance=tolerance or (TOLERANCE if _is_exact(model) else HALF_TOLERANCE),
