@@ -12,10 +12,10 @@ class Recipe(StudentRecipe):
     data: str = "mnist"
     teachers: tuple[str, ...] = ("saved_models/mnist_nin_dsn",)
     epochs: int = 12
-    jitter: float = 0.06
-    """Training images are turned, scaled and moved by so much; see `zoo.data.Augmentation`."""
+    shift: int = 2
+    """Training images are moved by up to so many pixels."""
 
     def augmentation(self):
         from zoo.data import Augmentation
 
-        return Augmentation(jitter=self.jitter)
+        return Augmentation(shift=self.shift)

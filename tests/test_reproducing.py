@@ -85,6 +85,14 @@ def test_the_card_has_every_seed_its_mean_and_its_spread(place):
     assert "zoo reproduce ." in page
 
 
+def test_the_list_has_the_exports_of_this_folder(place, capsys):
+    assert command("list") == 0
+    seeds = told(place)["seeds"]
+    spread = f"{seeds['mean_error_percent']:.2f} ± {seeds['deviation_percent']:.2f} %"
+    row = next(line for line in capsys.readouterr().out.splitlines() if spread in line)
+    assert row.split() == ["toy", *spread.split(), "2", "610"]
+
+
 def test_the_same_seed_trains_to_the_same_errors(place, capsys):
     assert command("reproduce", "toy") == 0
     folder = place / "runs" / "reproduced" / "toy" / "toy,seed=0"

@@ -24,7 +24,7 @@ class UsageError(Exception):
 
 
 def list_recipes():
-    """Show the recipes and what they reached."""
+    """Show the recipes and what they reached, and the trained models of saved_models/."""
     from rich.console import Console
     from rich.table import Table
 
@@ -35,6 +35,24 @@ def list_recipes():
     print(
         "\nTrain one with `zoo train RECIPE`; `zoo train RECIPE --help` shows what can be varied."
     )
+    if cards := sorted(Path("saved_models").glob("*/card.json")):
+        table = Table("trained model", "test error", "seeds", "parameters", box=None)
+        for file in cards:
+            table.add_row(*_listed(json.loads(file.read_text(encoding="utf-8"))))
+        print()
+        Console().print(table)
+        print("\nTheir cards are saved_models/NAME/README.md.")
+
+
+def _listed(card):
+    """Name, test error, number of seeds and parameters of an export, as text."""
+    seeds = card.get("seeds")
+    if not seeds:
+        return card["name"], "not known", "", f"{card['parameters']:,}"
+    error = f"{seeds['mean_error_percent']:.2f}"
+    if seeds["deviation_percent"] is not None:
+        error += f" ± {seeds['deviation_percent']:.2f}"
+    return card["name"], f"{error} %", str(len(seeds["seeds"])), f"{card['parameters']:,}"
 
 
 @dataclass(frozen=True)
