@@ -8,12 +8,25 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core already
 import keras
 import pytest
 
+# Files that compare the numbers of a few steps: there a graph costs seconds to trace, and its
+# operations are those that run one by one. What is of graphs themselves, such as the runner, the
+# exports, the recipes and the README, runs as users run it.
+EAGER = {
+    *("test_deep_supervision", "test_distillation", "test_equation_3", "test_gradients"),
+    *("test_knowledge", "test_models", "test_optimizers", "test_presets", "test_pretrained"),
+    *("test_specialists", "test_study_models", "test_teachers"),
+}
+
 
 @pytest.fixture(autouse=True)
-def _fresh_keras():
+def _fresh_keras(request):
     """Each test has its own seed, and float32, whatever ran before it."""
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(0)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.run_functions_eagerly(request.path.stem in EAGER)
 
 
 @pytest.fixture(params=["float32", "mixed_bfloat16"])

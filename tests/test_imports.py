@@ -40,6 +40,7 @@ ALLOWED = {
     ),
     "models": ({"layers", "deep_supervision", "pretrained"}, NUMERIC),
     "pretrained": ({"deep_supervision", "files", "layers", "preprocessing"}, {"keras"}),
+    "provenance": ({"distribute"}, {"keras", "tensorflow"}),
     "reproducing": ({"recipe", "served", "training"}, {"scipy"}),
     "gradients": (set(), NUMERIC),
     "presets": ({"losses", "optimizers"}, NUMERIC),
@@ -59,7 +60,7 @@ ALLOWED = {
     "progress": (set(), {"rich"}),
     "training": (
         {"checkpoint", "deep_supervision", "distribute", "files", "measures", "numpy_data"}
-        | {"predicting", "progress", "recipe", "report"},
+        | {"predicting", "provenance", "progress", "recipe", "report"},
         TENSORFLOW | {"PIL"},
     ),
     # The folder zoo/serving, but for `answers`.

@@ -415,16 +415,3 @@ def test_values_no_training_can_use_are_refused_by_name(file, tmp_path, fields):
     with pytest.raises(zoo.recipe.RecipeError, match=f"--{name} is .*; received"):
         run(file, tmp_path, **fields)
     assert not (tmp_path / "small").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [("avx2 fma", "float32"), ("avx512_bf16", "mixed_bfloat16"), ("amx_bf16", "mixed_bfloat16")],
-)
-def test_bfloat16_is_for_processors_that_have_it(flags, expected, tmp_path, monkeypatch):
-    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu {flags} sse\n")
-    has = zoo.training._cpu_has_bfloat16
-    monkeypatch.setattr(zoo.training, "_cpu_has_bfloat16", lambda: has(tmp_path / "cpuinfo"))
-    assert zoo.training._dtype_policy("auto") == expected
-    assert zoo.training._dtype_policy("mixed_float16") == "mixed_float16"
-    assert not has(tmp_path / "no such file")

@@ -538,6 +538,10 @@ def main(arguments=None):
             _parse(parser, commands, prog="zoo", description=_ABOUT, args=arguments)()
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read has enough, as in `zoo list | head`; Python must not try to write the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
         code = _exit_code(error)
         if code is None:

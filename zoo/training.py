@@ -5,16 +5,10 @@ import csv
 import dataclasses
 import fcntl
 import hashlib
-import importlib.metadata
 import inspect
 import json
 import math
-import os
-import platform
-import shlex
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -22,7 +16,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from zoo import checkpoint, distribute, files, measures, numpy_data, predicting
+from zoo import checkpoint, distribute, files, measures, numpy_data, predicting, provenance
 from zoo.deep_supervision import DeeplySupervised
 from zoo.progress import Progress
 from zoo.recipe import RecipeError, title
@@ -100,7 +94,7 @@ def train(
             import tensorflow as tf
 
             tf.config.experimental.enable_op_determinism()
-        keras.config.set_dtype_policy(_dtype_policy(recipe.precision))
+        keras.config.set_dtype_policy(provenance.dtype_policy(recipe.precision))
         training, judging = recipe.datasets()
         for what in ("image_shape", "label_names"):
             if getattr(training, what) != getattr(judging, what):
@@ -115,7 +109,7 @@ def train(
             )
         session = _Session(recipe, folder, training, judging, progress, strategy)
         session.checkpoint_seconds, session.deadline = checkpoint_seconds, deadline
-        versions = _versions(recipe, deterministic, strategy)
+        versions = provenance.versions(recipe, deterministic, strategy)
         if chief:
             # Only now: a start that was refused must not bind the folder to its fields.
             _write_json(folder / "recipe.json", record)
@@ -658,86 +652,6 @@ def _refuse_other_run(folder, record, defaults):
     if differing:
         told = ", ".join(f"{k}={begun.get(k)!r}, now {now.get(k)!r}" for k in differing)
         raise RecipeError(f"{folder} holds a run with {told}; choose another --name.")
-
-
-def _versions(recipe, deterministic, strategy):
-    """Everything needed to say later what was run, and on what."""
-    packages = ["keras", "numpy", "scikit-learn", "zoo"]
-    packages += {"tensorflow": ["tensorflow", "tensorflow-datasets"]}.get(
-        keras.backend.backend(), [keras.backend.backend()]
-    )
-    here = Path(__file__).parent
-    return {
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in packages},
-        "backend": keras.backend.backend(),
-        "strategy": distribute.described(strategy),
-        "precision": _dtype_policy(recipe.precision),
-        "commit": _git(here, "rev-parse", "HEAD"),
-        "dirty": bool(_git(here, "status", "--porcelain")),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "seed": recipe.seed,
-        "deterministic": deterministic,
-        "hardware": {
-            "cpu": _cpu(),
-            "cores": len(os.sched_getaffinity(0)),
-            "memory_gib": round(
-                os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
-            ),
-            "gpus": _gpus(),
-        },
-    }
-
-
-def _version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None  # such as the zoo's own, where it travelled as files
-
-
-def _gpus():
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return [device.name for device in tf.config.list_physical_devices("GPU")]
-    return [each for each in keras.distribution.list_devices() if not each.startswith("cpu")]
-
-
-def _dtype_policy(precision):
-    """Of a recipe's precision, Keras' name; "auto" goes by what multiplies."""
-    if precision != "auto":
-        return precision
-    return "mixed_bfloat16" if _gpus() or _cpu_has_bfloat16() else "float32"
-
-
-def _cpu_has_bfloat16(cpuinfo="/proc/cpuinfo"):
-    with contextlib.suppress(OSError):
-        flags = set(Path(cpuinfo).read_text(encoding="utf-8").split())
-        return bool(flags & {"avx512_bf16", "amx_bf16"})
-    return False
-
-
-def _git(folder, *arguments):
-    try:
-        answer = subprocess.run(
-            ["git", "-C", folder, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip()
-
-
-def _cpu():
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _write_metrics(path, history):
