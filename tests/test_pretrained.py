@@ -63,8 +63,6 @@ def test_a_deeply_supervised_one_has_its_companions_too(trained):
     for depth, scores in trained.exits(pixels()).items():
         np.testing.assert_array_equal(model.exits(pixels())[depth], scores)
     assert model.companion_weight == {"mlpconv1": 0.5, "mlpconv2": 0.5}
-    # Its trunk alone is a `nin`, too.
-    np.testing.assert_array_equal(logits(zoo.nin(weights="animals_nin_dsn")), logits(trained))
 
 
 def test_with_other_classes_all_but_the_heads(trained):

@@ -110,8 +110,8 @@ def nin(
             another height and width are possible, but not other channels.
         classes: 2 or more; 10, or those of the weights.
         weights: trained ones, see `zoo.pretrained.load`: "mnist", "fashion_mnist" or "cifar10";
-            the name of a model in saved_models/, such as "mnist_student"; or the path of an export.
-            With another number of classes, all but the head. Compared with their checksum and card.
+            a folder of saved_models/, such as "mnist_student"; or the path of an export. With
+            another number of classes, all but the head. Compared with their checksum and card.
         variant: "modern", the one to use, has batch normalization, He initialization and linear
             class maps. "plain" is the same without normalization and with the papers' dropout of
             0.5; "cnn" is "plain" without the 1 x 1 convolutions. "mnist", "cifar10", "cifar100",

@@ -76,15 +76,15 @@ class Trained:
 def load(weights, factory):
     """The `Trained` model that `weights` names, for a factory, "nin" or "nin_dsn".
 
-    `weights` is the name of a data set, such as "mnist", for saved_models/mnist_nin or
-    saved_models/mnist_nin_dsn; the name of a folder in saved_models/, such as "mnist_student"; or
-    the path of such a folder or of a version.
+    `weights` is the name of a data set, such as "mnist", for saved_models/mnist_nin_dsn, of which
+    a `nin` takes the trunk; the name of a folder in saved_models/, such as "mnist_student"; or the
+    path of such a folder or of a version.
 
     Raises:
         ValueError: for weights that are not there (the nearest are named), files that are not
             those that were exported, or a model that is not what its card says.
     """
-    version = _version(weights, factory)
+    version = _version(weights)
     _check_checksums(version)
     card = json.loads((version / CARD).read_text(encoding="utf-8"))
     labels = (version / LABELS).read_text(encoding="utf-8").splitlines()
@@ -166,9 +166,9 @@ def names():
     return found
 
 
-def _version(weights, factory):
+def _version(weights):
     known = names()
-    folder = known.get(f"{weights}_{factory}") or known.get(str(weights)) or Path(weights)
+    folder = known.get(f"{weights}_nin_dsn") or known.get(str(weights)) or Path(weights)
     found = [file.parents[1] for file in (*folder.glob(f"*/{MODEL}"), *folder.glob(MODEL))]
     numbered = [each for each in found if each.name.isdecimal()] or found
     if numbered:
@@ -177,7 +177,7 @@ def _version(weights, factory):
     hint = (
         f"Did you mean {nearest[0]!r}?" if nearest else f"There are {', '.join(known) or 'none'}."
     )
-    raise ValueError(f"There are no trained weights {str(weights)!r} for {factory}. {hint}")
+    raise ValueError(f"There are no trained weights {str(weights)!r}. {hint}")
 
 
 def _check_checksums(version):
