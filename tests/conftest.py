@@ -13,8 +13,8 @@ import pytest
 # exports, the recipes and the README, runs as users run it.
 EAGER = {
     *("test_deep_supervision", "test_distillation", "test_equation_3", "test_gradients"),
-    *("test_knowledge", "test_models", "test_optimizers", "test_presets", "test_pretrained"),
-    *("test_specialists", "test_study_models", "test_teachers"),
+    *("test_knowledge", "test_optimizers", "test_presets", "test_pretrained"),
+    *("test_study_models", "test_teachers"),
 }
 
 

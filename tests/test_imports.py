@@ -35,7 +35,7 @@ ALLOWED = {
     "distribute": (set(), TENSORFLOW),
     "specialists": (set(), NUMERIC | {"sklearn"}),
     "teachers": (
-        {"data", "distillation", "files", "fingerprint", "layers", "preprocessing"},
+        {"data", "distillation", "files", "fingerprint", "layers", "preprocessing", "pretrained"},
         TENSORFLOW,
     ),
     "models": ({"layers", "deep_supervision", "pretrained"}, NUMERIC),

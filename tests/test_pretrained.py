@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import files, pretrained
+from zoo import files, pretrained, teachers
 
 LABELS = ["bee", "cat", "cow", "dog"]
 SHAPE = (12, 12, 3)
@@ -146,6 +146,17 @@ def test_a_card_that_tells_of_another_model_is_refused(change, message, saved_mo
     sums.write_text(sums.read_text().replace(before, files.sha256(version / pretrained.CARD)))
     with pytest.raises(ValueError, match=message):
         zoo.nin(weights=version)
+
+
+def test_a_teacher_is_the_keras_model_of_an_export(saved_models, trained, tmp_path):
+    teacher = teachers.load(saved_models / "animals_nin_dsn")
+    np.testing.assert_array_equal(logits(teacher), logits(trained))
+    assert [layer.name for layer in teacher.layers] == [each.name for each in trained.trunk.layers]
+    copy = shutil.copytree(saved_models / "animals_nin", tmp_path / "copy")
+    with open(copy / "1" / pretrained.MODEL, "ab") as file:
+        file.write(b" ")
+    with pytest.raises(teachers.TeacherError, match="Changed in"):
+        teachers.load(copy)
 
 
 def test_whitening_comes_with_its_statistics(tmp_path):

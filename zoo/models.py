@@ -143,7 +143,7 @@ def nin(
             or do not fit.
     """
     if weights is not None:
-        trained = pretrained.load(weights, "nin")
+        trained = pretrained.load(weights)
         return trained.give(
             nin(
                 **_as_trained(trained, input_shape, classes, width, preprocessing, variant),
@@ -340,7 +340,7 @@ def nin_dsn(
     if companion_taps not in ("mlpconv", "conv"):
         raise ValueError(f'companion_taps is "mlpconv" or "conv"; received {companion_taps!r}.')
     if weights is not None:
-        trained = pretrained.load(weights, "nin_dsn")
+        trained = pretrained.load(weights, with_companions=True)
         given = [arguments.pop(key, None) for key in ("width", "preprocessing")]
         given.append(arguments.get("variant", "modern"))
         return trained.give(

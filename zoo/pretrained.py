@@ -73,8 +73,8 @@ class Trained:
         return model
 
 
-def load(weights, factory):
-    """The `Trained` model that `weights` names, for a factory, "nin" or "nin_dsn".
+def load(weights, *, with_companions=False):
+    """The `Trained` model that `weights` names.
 
     `weights` is the name of a data set, such as "mnist", for saved_models/mnist_nin_dsn, of which
     a `nin` takes the trunk; the name of a folder in saved_models/, such as "mnist_student"; or the
@@ -82,14 +82,15 @@ def load(weights, factory):
 
     Raises:
         ValueError: for weights that are not there (the nearest are named), files that are not
-            those that were exported, or a model that is not what its card says.
+            those that were exported, a model that is not what its card says, or one without the
+            companions asked for.
     """
     version = _version(weights)
     _check_checksums(version)
     card = json.loads((version / CARD).read_text(encoding="utf-8"))
     labels = (version / LABELS).read_text(encoding="utf-8").splitlines()
     trained = Trained(keras.models.load_model(version / MODEL, compile=False), card, version)
-    if factory == "nin_dsn" and trained.trunk is trained.model:
+    if with_companions and trained.trunk is trained.model:
         raise ValueError(f"{version} was trained without companions; nin(weights=...) takes it.")
     found = {
         "labels": labels,

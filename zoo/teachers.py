@@ -18,7 +18,7 @@ import numpy as np
 from keras import ops
 
 # Keras must know our layers before it reads a model.
-from zoo import files, layers, preprocessing  # noqa: F401
+from zoo import files, layers, preprocessing, pretrained  # noqa: F401
 from zoo.data import Augmentation
 from zoo.distillation import ensemble_logits
 from zoo.fingerprint import fingerprint
@@ -35,10 +35,12 @@ def load(path):
     """A teacher: raw pixels (batch, h, w, c) -> logits (batch, classes).
 
     `path` is a `.keras` file, a run folder, or a folder of saved_models/ or one of its versions. An
-    export gives probabilities; their logarithms are logits, those of softmax(log p) = p.
+    export without its Keras model gives probabilities; their logarithms are logits, those of
+    softmax(log p) = p.
 
     Raises:
-        TeacherError: if there is none; the message has the command that makes it.
+        TeacherError: if there is none, where the message has the command that makes it, or an
+            export's files were changed.
     """
     path = Path(path)
     file = path if path.suffix == ".keras" else path / "model.keras"
@@ -71,7 +73,12 @@ def _flags(name):
 
 
 def _exported(folder):
-    """A Keras model around an export's `serving_default`."""
+    """The Keras model that lies in an export, or one around its `serving_default`."""
+    if (folder / pretrained.MODEL).is_file():
+        try:
+            return pretrained.load(folder).trunk
+        except ValueError as error:
+            raise TeacherError(f"The teacher cannot be used: {error}") from error
     import tensorflow as tf
 
     signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
