@@ -14,7 +14,7 @@ import pytest
 EAGER = {
     *("test_deep_supervision", "test_distillation", "test_equation_3", "test_gradients"),
     *("test_knowledge", "test_optimizers", "test_presets", "test_pretrained"),
-    *("test_study_models", "test_teachers"),
+    *("test_recipes", "test_study_models", "test_teachers"),
 }
 
 
