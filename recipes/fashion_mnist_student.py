@@ -11,7 +11,7 @@ class Recipe(StudentRecipe):
 
     data: str = "fashion_mnist"
     teachers: tuple[str, ...] = ("saved_models/fashion_mnist_nin_dsn",)
-    epochs: int = 12
+    epochs: int = 8
     shift: int = 2
     """Training images are moved by up to so many pixels."""
     flip: bool = True
