@@ -1,4 +1,4 @@
-"""NIN-DSN on 8x8 digits: 0.28 +- 0.00 % test error, last epoch, 3 seeds; 1 minute on 2 cores."""
+"""NIN-DSN on 8x8 digits: 0.19 ± 0.16 % test error, last epoch, 3 seeds; 1 minute on 2 cores."""
 
 from dataclasses import dataclass
 

@@ -64,7 +64,8 @@ def test_the_card_is_of_a_recipe_here_at_a_known_commit_and_adds_up(folder, card
     assert results["evaluated_on"] == "test"
     wrong = sum(round((1 - each["recall"]) * each["count"]) for each in results["classes"])
     assert wrong == results["errors"] == card["seeds"]["errors"][0]
-    interval = measures.wilson_interval(results["errors"] / 10_000, 10_000)
+    share = results["errors"] / results["examples"]
+    interval = measures.wilson_interval(share, results["examples"])
     assert results["error_interval"] == pytest.approx(interval)
     assert 0 < results["calibration_error"] < 0.1
     assert card["source"]["sha256"]
