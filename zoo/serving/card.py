@@ -185,6 +185,7 @@ def page(base, told):
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["flatten"] = keras.tree.flatten  # one teacher, or an ensemble's list
     environment.filters["percent"] = lambda share: "-" if share is None else f"{100 * share:.2f} %"
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     pictures = sorted(path.name for path in (base / "examples").glob("*.png"))
