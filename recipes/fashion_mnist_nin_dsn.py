@@ -11,7 +11,7 @@ class Recipe(zoo.recipe.Recipe):
     """A quarter of the width of the CIFAR-10 net, twelve epochs; for less error take more."""
 
     data: str = "fashion_mnist"
-    epochs: int = 12  # after 8 of them 8.3 % of 6,000 held-out images are wrong, seed 0
+    epochs: int = 12  # with --epochs 8 --validation 0.1, 8.3 % of 6,000 held-out images, seed 0
     width: float = 0.25
     """Factor on the widths of the CIFAR-10 net."""
     dropout: float = 0.0

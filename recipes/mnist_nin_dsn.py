@@ -1,4 +1,4 @@
-"""NIN-DSN on MNIST: 0.35 +- 0.02 % test error, last epoch, 3 seeds; 28 minutes on 2 cores."""
+"""NIN-DSN on MNIST: 0.35 ± 0.02 % test error in bfloat16, 3 seeds; 0.43 % in float32, 1 seed."""
 
 from dataclasses import dataclass
 

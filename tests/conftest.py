@@ -9,8 +9,8 @@ import keras
 import pytest
 
 # Files that compare the numbers of a few steps: there a graph costs seconds to trace, and its
-# operations are those that run one by one. What is of graphs themselves, such as the runner, the
-# exports, the recipes and the README, runs as users run it.
+# operations are those that run one by one. The runner, the exports, the studies and the README
+# run as users run them.
 EAGER = {
     *("test_deep_supervision", "test_distillation", "test_equation_3", "test_gradients"),
     *("test_knowledge", "test_optimizers", "test_presets", "test_pretrained"),

@@ -53,7 +53,7 @@ ALLOWED = {
     "files": (set(), set()),
     "measures": (set(), {"numpy"}),
     "checkpoint": ({"files"}, {"numpy"}),
-    "recipe": ({"data", "optimizers"}, {"keras"}),
+    "recipe": ({"data", "files", "optimizers"}, {"keras"}),
     "students": ({"models", "distillation", "recipe", "teachers"}, set()),
     "papers": ({"data", "models", "optimizers", "preprocessing", "presets", "recipe"}, NUMERIC),
     "packing": ({"data", "files", "recipe"}, {"numpy"}),

@@ -9,6 +9,7 @@ import pytest
 
 import zoo
 from zoo import files, pretrained, teachers
+from zoo.serving.served import ExportError
 
 LABELS = ["bee", "cat", "cow", "dog"]
 SHAPE = (12, 12, 3)
@@ -54,7 +55,7 @@ def logits(model, images=None):
 @pytest.mark.parametrize("weights", ["animals", "animals_nin", "saved_models/animals_nin/1"])
 def test_a_nin_has_the_weights_and_the_sizes_of_what_was_trained(weights, trained):
     model = zoo.nin(weights=weights)
-    assert type(model) is keras.Model or type(model).__name__ == "Functional"
+    assert not hasattr(model, "companions")
     np.testing.assert_array_equal(logits(model), logits(trained))
 
 
@@ -157,6 +158,24 @@ def test_a_teacher_is_the_keras_model_of_an_export(saved_models, trained, tmp_pa
         file.write(b" ")
     with pytest.raises(teachers.TeacherError, match="Changed in"):
         teachers.load(copy)
+
+
+def test_a_keras_file_of_another_model_is_not_exported(trained, tmp_path):
+    zoo.nin(SHAPE, 4, width=0.05).save(tmp_path / "other.keras")
+    with pytest.raises(ExportError, match="does not answer as the model does"):
+        zoo.export_savedmodel(
+            trained, LABELS, tmp_path / "out", keras_file=tmp_path / "other.keras"
+        )
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_another_net_gives_no_nin(tmp_path):
+    model = zoo.mlp((6, 6, 1), 4, hidden=(3,))
+    model.save(tmp_path / "mlp.keras")
+    zoo.export_savedmodel(model, LABELS, tmp_path / "mlp", keras_file=tmp_path / "mlp.keras")
+    assert json.loads((tmp_path / "mlp" / "card.json").read_text())["weights"] == []
+    with pytest.raises(ValueError, match="is no nin"):
+        zoo.nin(weights=tmp_path / "mlp")
 
 
 def test_whitening_comes_with_its_statistics(tmp_path):

@@ -8,6 +8,7 @@ from scipy import stats
 
 import zoo.cli
 from zoo import pretrained, reproducing
+from zoo.recipe import RecipeError
 from zoo.serving import card
 
 RECIPE = """\"\"\"A net for tests: not measured.\"\"\"
@@ -160,7 +161,7 @@ def test_a_recipe_that_has_changed_says_so(place, monkeypatch):
     changed = RECIPE.replace("hidden: tuple[int, ...] = (8,)", "hid: int = 8")
     file.write_text(changed)
     try:
-        with pytest.raises(Exception, match=r"has changed since .*'hidden'"):
+        with pytest.raises(RecipeError, match=r"has changed since .*'hidden'"):
             reproducing.reproduce(pretrained.names()["toy"])
     finally:
         file.write_text(RECIPE)
@@ -171,5 +172,5 @@ def test_an_export_of_a_file_names_no_recipe(place, tmp_path):
     model = place / "runs" / "toy" / "0" / "model.keras"
     flags = ["--labels", tmp_path / "labels.txt", "--out", tmp_path / "file"]
     assert command("export", model, *flags) == 0
-    with pytest.raises(Exception, match="names no recipe"):
+    with pytest.raises(RecipeError, match="names no recipe"):
         reproducing.reproduce(tmp_path / "file")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import keras
 import numpy as np
@@ -415,3 +416,18 @@ def test_values_no_training_can_use_are_refused_by_name(file, tmp_path, fields):
     with pytest.raises(zoo.recipe.RecipeError, match=f"--{name} is .*; received"):
         run(file, tmp_path, **fields)
     assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize(
+    ("examples", "replicas", "expected"),
+    [(10000, 1, 256), (257, 1, 256), (10000, 4, 256), (257, 2, 255), (259, 4, 255), (3, 4, 256)],
+)
+def test_every_replica_has_an_image_of_each_batch_it_is_judged_on(
+    examples, replicas, expected, monkeypatch
+):
+    described = {"kind": "mirrored", "replicas": replicas}
+    monkeypatch.setattr(zoo.training.distribute, "described", lambda strategy: described)
+    session = types.SimpleNamespace(strategy=None, judging=types.SimpleNamespace(examples=examples))
+    size = zoo.training._Session.judged_at_once(session)
+    assert size == expected
+    assert examples < replicas or examples % size == 0 or examples % size >= replicas

@@ -43,3 +43,19 @@ def sha256(path):
     """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+CHECKSUMS = "SHA256SUMS"
+
+
+def listed_checksums(folder):
+    """{path below `folder`: SHA-256}, as its SHA256SUMS lists them."""
+    lines = (Path(folder) / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+def folders(name):
+    """Where `name` lies: here, then in the installed package, or beside it in its repository."""
+    package = Path(__file__).parent
+    found = [Path(name), package / name, package.parent / name]
+    return list({path.resolve(): path for path in found if path.is_dir()}.values())

@@ -142,26 +142,14 @@ def nin(
             range, an image too small for the variant, or weights that are not there, were changed,
             or do not fit.
     """
-    if weights is not None:
-        trained = pretrained.load(weights)
-        return trained.give(
-            nin(
-                **_as_trained(trained, input_shape, classes, width, preprocessing, variant),
-                variant=variant,
-                dropout=dropout,
-                final_relu=final_relu,
-                head=head,
-                head_dropout=head_dropout,
-                linear_taps=linear_taps,
-                kernel_regularizer=kernel_regularizer,
-                name=name,
-            )
-        )
-    input_shape = (32, 32, 3) if input_shape is None else input_shape
-    classes = 10 if classes is None else classes
-    width = 1.0 if width is None else width
     if variant not in _VARIANTS:
         raise ValueError(f"variant is one of {', '.join(_VARIANTS)}; received {variant!r}.")
+    trained = None if weights is None else pretrained.load(weights)
+    own = _as_trained(trained, variant) if trained else {}
+    input_shape = own.get("input_shape", (32, 32, 3)) if input_shape is None else input_shape
+    classes = own.get("classes", 10) if classes is None else classes
+    width = own.get("width", 1.0) if width is None else width
+    preprocessing = own.get("preprocessing") if preprocessing is None else preprocessing
     if len(input_shape) != 3:
         raise ValueError(f"input_shape is (height, width, channels); received {input_shape}.")
     if classes < 2:
@@ -206,14 +194,16 @@ def nin(
     # the confidence maps.
     x = pooling.class_maps(x)
     if head == "pool":
-        return keras.Model(images, pooling.average(x), name=name)
-    x = layers.Flatten(name="flatten")(x)
-    if head_dropout:
-        x = layers.Dropout(head_dropout, name="head_dropout")(x)
-    x = layers.Dense(
-        classes, kernel_regularizer=kernel_regularizer, name="logits", dtype="float32"
-    )(x)
-    return keras.Model(images, x, name=name)
+        x = pooling.average(x)
+    else:
+        x = layers.Flatten(name="flatten")(x)
+        if head_dropout:
+            x = layers.Dropout(head_dropout, name="head_dropout")(x)
+        x = layers.Dense(
+            classes, kernel_regularizer=kernel_regularizer, name="logits", dtype="float32"
+        )(x)
+    model = keras.Model(images, x, name=name)
+    return trained.give(model) if trained else model
 
 
 def mlp(
@@ -339,25 +329,11 @@ def nin_dsn(
     """
     if companion_taps not in ("mlpconv", "conv"):
         raise ValueError(f'companion_taps is "mlpconv" or "conv"; received {companion_taps!r}.')
-    if weights is not None:
-        trained = pretrained.load(weights, with_companions=True)
-        given = [arguments.pop(key, None) for key in ("width", "preprocessing")]
-        given.append(arguments.get("variant", "modern"))
-        return trained.give(
-            nin_dsn(
-                **_as_trained(trained, input_shape, classes, *given),
-                companion_form=companion_form,
-                companion_taps=companion_taps,
-                companion_initializer=companion_initializer,
-                companion_regularizer=companion_regularizer,
-                name=name,
-                **arguments,
-            )
-        )
+    trained = None if weights is None else pretrained.load(weights, with_companions=True)
     supervision = {key: arguments.pop(key) for key in _SUPERVISION if key in arguments}
     if companion_taps == "conv":
         arguments["linear_taps"] = True
-    trunk = nin(input_shape, classes, name="trunk", **arguments)
+    trunk = nin(input_shape, classes, weights=trained, name="trunk", **arguments)
     classes = trunk.output_shape[-1]
     # All but the last: the output classifies that one already, or it makes the class maps.
     kind = layers.Conv2D if companion_taps == "conv" else MLPConv
@@ -372,19 +348,20 @@ def nin_dsn(
         )
         for tap in taps
     }
-    return DeeplySupervised(trunk, companions, name=name, **supervision)
+    model = DeeplySupervised(trunk, companions, name=name, **supervision)
+    return trained.give(model) if trained else model
 
 
-def _as_trained(trained, input_shape, classes, width, preprocessing, variant):
-    """Arguments of a factory: those given, and of those left out what the trained net has."""
+def _as_trained(trained, variant):
+    """What a net has that these weights fit: arguments of `nin`."""
     own = trained.trunk
-    if width is None and variant in _VARIANTS:
-        width = own.get_layer("mlpconv1").filters[0] / _VARIANTS[variant].blocks[0].filters[0]
+    if not pretrained.factories(own):
+        raise ValueError(f"{trained.version} is no nin: it has no layer mlpconv1.")
     return {
-        "input_shape": own.input_shape[1:] if input_shape is None else input_shape,
-        "classes": own.output_shape[-1] if classes is None else classes,
-        "width": width,
-        "preprocessing": trained.preprocessing() if preprocessing is None else preprocessing,
+        "input_shape": own.input_shape[1:],
+        "classes": own.output_shape[-1],
+        "width": own.get_layer("mlpconv1").filters[0] / _VARIANTS[variant].blocks[0].filters[0],
+        "preprocessing": trained.preprocessing(),
     }
 
 

@@ -78,13 +78,15 @@ def load(weights, *, with_companions=False):
 
     `weights` is the name of a data set, such as "mnist", for saved_models/mnist_nin_dsn, of which
     a `nin` takes the trunk; the name of a folder in saved_models/, such as "mnist_student"; or the
-    path of such a folder or of a version.
+    path of such a folder or of a version. What was loaded before is returned as it is.
 
     Raises:
         ValueError: for weights that are not there (the nearest are named), files that are not
             those that were exported, a model that is not what its card says, or one without the
             companions asked for.
     """
+    if isinstance(weights, Trained):
+        return weights
     version = _version(weights)
     _check_checksums(version)
     card = json.loads((version / CARD).read_text(encoding="utf-8"))
@@ -110,9 +112,8 @@ def load(weights, *, with_companions=False):
     return trained
 
 
-def factories(keras_file):
-    """Whose weights a `.keras` file has: ["nin"], ["nin", "nin_dsn"], or of another net []."""
-    model = keras.models.load_model(keras_file, compile=False)
+def factories(model):
+    """Whose weights a model has: ["nin"], ["nin", "nin_dsn"], or of another net []."""
     trunk = getattr(model, "trunk", model)
     if not any(layer.name == "mlpconv1" for layer in trunk.layers):
         return []
@@ -151,17 +152,10 @@ def _by_name(model):
     return {each.name: each.weights for each in (*trunk.layers, *heads) if each.weights}
 
 
-def folders():
-    """Where exports lie: ./saved_models, then those of the installed package or its repository."""
-    package = Path(__file__).parent
-    found = [Path("saved_models"), package / "saved_models", package.parent / "saved_models"]
-    return list({path.resolve(): path for path in found if path.is_dir()}.values())
-
-
 def names():
     """{name: folder} of all exports that have trained weights, nearest folder first."""
     found = {}
-    for folder in folders():
+    for folder in files.folders("saved_models"):
         for file in sorted(folder.glob(f"*/*/{MODEL}")):
             found.setdefault(file.parents[2].name, file.parents[2])
     return found
@@ -183,8 +177,7 @@ def _version(weights):
 
 def _check_checksums(version):
     """Compare what will be read, and before it is, with SHA256SUMS."""
-    lines = (version / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    listed = files.listed_checksums(version)
     wrong = [name for name in _READ if listed.get(name) != files.sha256(version / name)]
     if wrong:
         raise ValueError(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from zoo import files
+
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 
 
@@ -44,8 +46,8 @@ class Recipe:
     weight_decay: float = 5e-4
     """Of the kernels, a step and unit of learning rate."""
     precision: Precision = "auto"
-    """Of the arithmetic; the weights are float32. auto: mixed_bfloat16 where the processor has
-    bfloat16, else float32, since without it a step takes thirteen times as long."""
+    """Of the arithmetic; the weights are float32. auto: mixed_bfloat16 on GPUs, which have had
+    bfloat16 since Ampere, and on CPUs that have it; else float32."""
     seed: int = 0
     """Of the initial weights, the order, the augmentation and the dropout."""
     validation: float = 0.0
@@ -126,21 +128,14 @@ class Recipe:
         return self
 
 
-def folders():
-    """Where recipes lie: ./recipes, then those of the installed package or of its repository."""
-    package = Path(__file__).parent
-    found = [Path("recipes"), package / "recipes", package.parent / "recipes"]
-    return list({path.resolve(): path for path in found if path.is_dir()}.values())
-
-
 def names():
     """{name: file} of all recipes, nearest folder first."""
-    files = {}
-    for folder in folders():
+    found = {}
+    for folder in files.folders("recipes"):
         for file in sorted(folder.glob("*.py")):
             if not file.name.startswith("_"):
-                files.setdefault(file.stem, file)
-    return files
+                found.setdefault(file.stem, file)
+    return found
 
 
 def find(name_or_file):
@@ -150,12 +145,12 @@ def find(name_or_file):
         if not path.is_file():
             raise RecipeError(f"There is no recipe file {str(path)!r}.")
         return path
-    files = names()
-    if name_or_file not in files:
-        nearest = difflib.get_close_matches(name_or_file, files, 1)
+    found = names()
+    if name_or_file not in found:
+        nearest = difflib.get_close_matches(name_or_file, found, 1)
         hint = f"Did you mean {nearest[0]!r}?" if nearest else "`zoo list` shows the recipes."
         raise RecipeError(f"There is no recipe {name_or_file!r}. {hint}")
-    return files[name_or_file]
+    return found[name_or_file]
 
 
 def title(file):

@@ -247,7 +247,7 @@ class _Session:
                 "steps_per_epoch": self.steps_an_epoch,
                 "callbacks": callbacks,
             }
-            judging = self.judging.batches(256)
+            judging = self.judging.batches(self.judged_at_once())
             if self.divided:
                 distribute.fit(
                     self.model,
@@ -265,6 +265,15 @@ class _Session:
                 numpy_data.fit(self.model, batches, validation=judging, **arguments)
                 return
             self.model.fit(batches, validation_data=judging, shuffle=False, verbose=0, **arguments)
+
+    def judged_at_once(self, most=256):
+        """Images a batch, such that of the last one, too, every replica has one where it can.
+
+        On CPUs TensorFlow's oneDNN convolution gives an empty batch the wrong channels.
+        """
+        parts, examples = distribute.described(self.strategy)["replicas"], self.judging.examples
+        sizes = range(most, parts - 1, -1)
+        return next((size for size in sizes if not 0 < examples % size < parts), most)
 
     def _tensorboard(self):
         """Its callback, which writes with TensorFlow; with JAX that may be absent."""

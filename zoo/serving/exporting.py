@@ -89,7 +89,7 @@ def export_savedmodel(
         model,
         labels,
         record=record,
-        weights=pretrained.factories(keras_file) if keras_file else [],
+        weights=_factories(keras_file, images, probabilities),
         top_k=min(top_k, len(labels)),
         exits=list(every_exit.output) if every_exit else [],
         tolerance=tolerance or (TOLERANCE if _is_exact(model) else HALF_TOLERANCE),
@@ -260,6 +260,20 @@ def _answers(model, every_exit, images):
         )
     exits = exits and {depth: verifying.softmax(scores) for depth, scores in exits.items()}
     return verifying.softmax(logits), exits
+
+
+def _factories(keras_file, images, probabilities):
+    """Whose weights the file has, which must answer as the model that is exported does."""
+    if keras_file is None:
+        return []
+    model = keras.models.load_model(keras_file, compile=False)
+    found, _ = _answers(_parts(model, False)[0], None, images)
+    if found.shape != probabilities.shape or abs(found - probabilities).max() > TOLERANCE:
+        raise ExportError(
+            f"Received keras_file={str(keras_file)!r}, which does not answer as the model does; "
+            "expected the file of the same trained model."
+        )
+    return pretrained.factories(model)
 
 
 def _is_exact(model):

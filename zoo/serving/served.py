@@ -14,7 +14,6 @@ from zoo import answers, files
 LABELS = "assets.extra/labels.txt"
 CARD = "assets.extra/card.json"
 EXAMPLES = "assets.extra/examples"
-CHECKSUMS = "SHA256SUMS"
 
 
 class ExportError(ValueError):
@@ -110,22 +109,21 @@ def checksums(directory):
     return {
         path.relative_to(directory).as_posix(): files.sha256(path)
         for path in found
-        if path != directory / CHECKSUMS
+        if path != directory / files.CHECKSUMS
     }
 
 
 def write_checksums(directory):
     """Write SHA256SUMS, which `sha256sum -c` reads."""
     lines = (f"{digest}  {name}\n" for name, digest in checksums(directory).items())
-    (directory / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+    (directory / files.CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def verify_checksums(directory):
     """The number of files, all as they were exported; raises ExportError."""
-    if not (directory / CHECKSUMS).is_file():
-        raise ExportError(f"{directory} has no {CHECKSUMS}; export_savedmodel writes one.")
-    lines = (directory / CHECKSUMS).read_text(encoding="utf-8").splitlines()
-    listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    if not (directory / files.CHECKSUMS).is_file():
+        raise ExportError(f"{directory} has no {files.CHECKSUMS}; export_savedmodel writes one.")
+    listed = files.listed_checksums(directory)
     found = checksums(directory)
     wrong = sorted(name for name in listed | found if listed.get(name) != found.get(name))
     if wrong:
