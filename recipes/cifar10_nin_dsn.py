@@ -1,4 +1,4 @@
-"""NIN-DSN on CIFAR-10, a quarter of the paper's width: 18.53 % test error, last epoch, 1 seed."""
+"""NIN-DSN on CIFAR-10, half the paper's width: not measured (a quarter, 16 epochs: 18.53 %)."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """A quarter of the width of the CIFAR-10 net, sixteen epochs; for less error take more."""
+    """Half the width of the CIFAR-10 net, twenty epochs; for less error take more."""
 
     data: str = "cifar10"
-    epochs: int = 16
-    width: float = 0.25
+    epochs: int = 20
+    width: float = 0.5
     """Factor on the widths of the CIFAR-10 net."""
     dropout: float = 0.0
     companion_weight: float = 0.3
