@@ -23,26 +23,28 @@ import zoo.layers
 @dataclass(frozen=True)
 class Settings:
     precision: str = "mixed_bfloat16"
+    width: float = 1.0
+    """Factor on the widths of the CIFAR-10 net."""
     batch_size: int = 128
     steps: int = 4
     """Of one turn."""
     turns: int = 7
 
 
-def variants():
+def variants(width):
     """{name: model}; NIN for CIFAR-10 in all of them."""
     fused = zoo.layers.BatchNormalization
-    models = {"nin, fused normalization": zoo.nin()}
+    models = {"nin, fused normalization": zoo.nin(width=width)}
     zoo.layers.BatchNormalization = keras.layers.BatchNormalization
-    models["nin, stock normalization"] = zoo.nin()
+    models["nin, stock normalization"] = zoo.nin(width=width)
     zoo.layers.BatchNormalization = fused
-    models["nin without normalization"] = zoo.nin(variant="cifar10", final_relu=False)
-    models["nin_dsn, pooled companions"] = zoo.nin_dsn()
-    models["nin_dsn, dense companions"] = zoo.nin_dsn(companion_form="dense")
+    models["nin without normalization"] = zoo.nin(width=width, variant="cifar10", final_relu=False)
+    models["nin_dsn, pooled companions"] = zoo.nin_dsn(width=width)
+    models["nin_dsn, dense companions"] = zoo.nin_dsn(width=width, companion_form="dense")
     # On the first convolution of each of the three mlpconv layers, as the released code.
-    models["nin_dsn, three pooled companions"] = zoo.nin_dsn(companion_taps="conv")
+    models["nin_dsn, three pooled companions"] = zoo.nin_dsn(width=width, companion_taps="conv")
     models["nin_dsn, three dense companions"] = zoo.nin_dsn(
-        companion_taps="conv", companion_form="dense"
+        width=width, companion_taps="conv", companion_form="dense"
     )
     return models
 
@@ -72,7 +74,7 @@ def main(settings):
     images = rng.integers(0, 256, (count, 32, 32, 3)).astype("float32")
     data = tf.data.Dataset.from_tensor_slices((images, rng.integers(0, 10, count)))
     data = data.batch(settings.batch_size).cache().prefetch(2)
-    models = variants()
+    models = variants(settings.width)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     for model in models.values():
         model.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9), loss=loss)

@@ -620,9 +620,8 @@ def _import_tensorflow():
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # TensorFlow has these kernels on by itself on newer CPUs alone. With AVX2 and no more,
-    # `train_on_batch` of nin_dsn((28, 28, 1), width=0.5) learns from 325 images a second with them,
-    # and from 179 without.
+    # TensorFlow has these kernels on by itself on newer CPUs alone. With AVX2 and no more a step of
+    # nin_dsn takes twice as long without them: README, "Recipes and what they reached".
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as remarks:
