@@ -156,6 +156,17 @@ def test_runs_that_differ_in_more_than_the_seed_are_no_repeats(place):
         card.over_seeds([one, other])
 
 
+def test_an_export_stands_for_the_run_that_it_was_made_of(place, tmp_path):
+    version = place / "saved_models" / "toy" / "1"
+    flags = ["--repeats", version, "--out", tmp_path / "toy"]
+    assert command("export", "runs/toy/1", *flags) == 0
+    seeds = json.loads((tmp_path / "toy" / "card.json").read_text())["seeds"]
+    both = told(place)["seeds"]
+    for name in ("seeds", "errors", "seconds"):
+        assert seeds[name] == both[name][::-1]
+    assert seeds["mean_error_percent"] == pytest.approx(both["mean_error_percent"])
+
+
 def test_a_recipe_that_has_changed_says_so(place, monkeypatch):
     file = place / "recipes" / "toy.py"
     changed = RECIPE.replace("hidden: tuple[int, ...] = (8,)", "hid: int = 8")
@@ -174,3 +185,5 @@ def test_an_export_of_a_file_names_no_recipe(place, tmp_path):
     assert command("export", model, *flags) == 0
     with pytest.raises(RecipeError, match="names no recipe"):
         reproducing.reproduce(tmp_path / "file")
+    with pytest.raises(card.RepeatError, match="knows no training"):
+        card.repeat(tmp_path / "file" / "1")

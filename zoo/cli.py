@@ -296,14 +296,16 @@ def export(
         exits: add a signature with the answers of every depth of a deeply supervised model.
         examples: images for the examples of the export; by default those of the run, or noise.
         also: other forms, compared with Keras: onnx, litert, or onnx,litert.
-        repeats: runs of the same with other seeds; the card has their mean and spread.
+        repeats: runs of the same with other seeds, or versions exported of them, such as
+            saved_models/digits/1; the card has their mean and spread.
         tolerance: how far a probability may be off Keras'.
     """
     run = model.is_dir()
     if repeats and not run:
         raise UsageError(f"--repeats are runs beside a run; {str(model)!r} is a file.")
     for each in repeats:
-        _results(each)  # is finished
+        if not (each / "saved_model.pb").is_file():
+            _results(each)  # is finished
     if run:
         names = _results(model)["label_names"]
         name = model.resolve().parent.name
@@ -318,7 +320,7 @@ def export(
     converting.check_installed(forms)
     record = {}
     if run:
-        record = card.record(model) | {"repeats": [card.record(each) for each in repeats]}
+        record = card.record(model) | {"repeats": [card.repeat(each) for each in repeats]}
     file = predicting.model_file(model, with_companions=exits)
     trained = predicting.load_model(file)
     files = examples or (sorted((model / "examples").glob("*.png")) if run else ())

@@ -46,6 +46,21 @@ def record(run):
     }
 
 
+def repeat(run):
+    """The same of a run folder or of a version that was exported of one, for its "repeats".
+
+    Raises:
+        RepeatError: for a version whose card knows no training.
+    """
+    if not (Path(run) / pretrained.CARD).is_file():
+        return record(run)
+    told = json.loads((Path(run) / pretrained.CARD).read_text(encoding="utf-8"))
+    training = told["training"]
+    if not training:
+        raise RepeatError(f"The card of {run} knows no training: it is of a file, not of a run.")
+    return {"recipe": training, "versions": training, "results": training | told["results"]}
+
+
 def source(file):
     """What a .keras file tells: {"source": its name and SHA-256}."""
     return {"source": {"file": Path(file).name, "sha256": files.sha256(file)}}
