@@ -135,7 +135,7 @@ def test_one_seed_has_the_interval_of_its_images():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["reproduce", "nothing"], "neither an export nor a folder"),
+        (["reproduce", "toys"], "no trained weights 'toys'. Did you mean 'toy'?"),
         (["export", "runs/toy/0", "--repeats", "runs/toy/0"], "same seed"),
         (["export", "runs/toy/0", "--repeats", "runs/toy/9"], "not a finished run"),
         (["export", "runs/toy/0/model.keras", "--repeats", "runs/toy/1"], "beside a run"),

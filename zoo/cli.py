@@ -424,7 +424,10 @@ def reproduce(
     from zoo import pretrained, reproducing
     from zoo.serving import served
 
-    directory = model if model.exists() else pretrained.names().get(str(model), model)
+    try:
+        directory = model if model.exists() else pretrained.find(model)
+    except ValueError as error:  # which names the nearest
+        raise UsageError(str(error)) from None
     told = served.card(served.find_version(directory))
     how = {"checkpoint_seconds": checkpoint_seconds, "minutes": minutes}
     folder, results, (low, high, why) = reproducing.reproduce(

@@ -87,7 +87,7 @@ def load(weights, *, with_companions=False):
     """
     if isinstance(weights, Trained):
         return weights
-    version = _version(weights)
+    version = find(weights)
     _check_checksums(version)
     card = json.loads((version / CARD).read_text(encoding="utf-8"))
     labels = (version / LABELS).read_text(encoding="utf-8").splitlines()
@@ -161,7 +161,8 @@ def names():
     return found
 
 
-def _version(weights):
+def find(weights):
+    """The version that `load` reads: of a data set, a name or a path; raises ValueError."""
     known = names()
     folder = known.get(f"{weights}_nin_dsn") or known.get(str(weights)) or Path(weights)
     found = [file.parents[1] for file in (*folder.glob(f"*/{MODEL}"), *folder.glob(MODEL))]
