@@ -1,6 +1,6 @@
-"""NIN-DSN on CIFAR-10, half the paper's width: not measured (a quarter, 16 epochs: 18.53 %)."""
+"""NIN-DSN on CIFAR-10, half the paper's width: 13.69 % test error, last epoch, 1 seed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import zoo
 import zoo.recipe
@@ -21,6 +21,14 @@ class Recipe(zoo.recipe.Recipe):
     """Training images are padded with so many pixels and cropped at random."""
     flip: bool = True
     """Half of the training images are mirrored."""
+
+    def search(self, hp):
+        return replace(
+            self,
+            learning_rate=hp.Float("learning_rate", 0.02, 1.0, sampling="log"),
+            weight_decay=hp.Float("weight_decay", 5e-5, 2e-3, sampling="log"),
+            companion_weight=hp.Float("companion_weight", 0.0, 1.0),
+        )
 
     def augmentation(self):
         from zoo.data import Augmentation
