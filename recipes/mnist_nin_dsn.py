@@ -1,4 +1,4 @@
-"""NIN-DSN on MNIST: 0.35 ± 0.02 % test error in bfloat16, 3 seeds; 0.43 % in float32, 1 seed."""
+"""NIN-DSN on MNIST: 0.41 ± 0.05 % test error, last epoch, 3 seeds; in bfloat16 0.35 ± 0.02 %."""
 
 from dataclasses import dataclass
 
