@@ -181,3 +181,19 @@ def test_the_command_is_installed():
     assert (
         "subcommands" in subprocess.run([script, "--help"], capture_output=True, text=True).stdout
     )
+
+
+def test_training_has_the_fast_kernels_and_the_processes_that_try_an_export_the_default():
+    program = (
+        "import os; from zoo import cli; cli._import_tensorflow()\n"
+        "from tensorflow.python.util import _pywrap_util_port as port\n"
+        "print(port.IsMklEnabled(), os.environ.get('TF_ENABLE_ONEDNN_OPTS'))"
+    )
+    for chosen, expected in ((None, "True None"), ("0", "False 0")):
+        environment = {k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"}
+        if chosen:
+            environment["TF_ENABLE_ONEDNN_OPTS"] = chosen
+        ran = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+        )
+        assert ran.stdout.strip() == expected, ran.stderr[-2000:]

@@ -137,7 +137,10 @@ def test_one_seed_has_the_interval_of_its_images():
     [
         (["reproduce", "toys"], "no trained weights 'toys'. Did you mean 'toy'?"),
         (["export", "runs/toy/0", "--repeats", "runs/toy/0"], "same seed"),
-        (["export", "runs/toy/0", "--repeats", "runs/toy/9"], "not a finished run"),
+        (
+            ["export", "runs/toy/0", "--repeats", "runs/toy/9"],
+            "neither a finished run nor an export",
+        ),
         (["export", "runs/toy/0/model.keras", "--repeats", "runs/toy/1"], "beside a run"),
     ],
 )
@@ -157,8 +160,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_no_repeats(place):
 
 
 def test_an_export_stands_for_the_run_that_it_was_made_of(place, tmp_path):
-    version = place / "saved_models" / "toy" / "1"
-    flags = ["--repeats", version, "--out", tmp_path / "toy"]
+    flags = ["--repeats", "saved_models/toy", "--out", tmp_path / "toy"]
     assert command("export", "runs/toy/1", *flags) == 0
     seeds = json.loads((tmp_path / "toy" / "card.json").read_text())["seeds"]
     both = told(place)["seeds"]

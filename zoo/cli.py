@@ -296,16 +296,13 @@ def export(
         exits: add a signature with the answers of every depth of a deeply supervised model.
         examples: images for the examples of the export; by default those of the run, or noise.
         also: other forms, compared with Keras: onnx, litert, or onnx,litert.
-        repeats: runs of the same with other seeds, or versions exported of them, such as
-            saved_models/digits/1; the card has their mean and spread.
+        repeats: runs of the same with other seeds, or what was exported of them, such as
+            saved_models/digits_nin_dsn; the card has their mean and spread.
         tolerance: how far a probability may be off Keras'.
     """
     run = model.is_dir()
     if repeats and not run:
         raise UsageError(f"--repeats are runs beside a run; {str(model)!r} is a file.")
-    for each in repeats:
-        if not (each / "saved_model.pb").is_file():
-            _results(each)  # is finished
     if run:
         names = _results(model)["label_names"]
         name = model.resolve().parent.name
@@ -626,7 +623,10 @@ def _import_tensorflow():
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # TensorFlow has these kernels on by itself on newer CPUs alone. With AVX2 and no more a step of
-    # nin_dsn takes twice as long without them: README, "Recipes and what they reached".
+    # nin_dsn takes twice as long without them: README, "Recipes and what they reached". It asks
+    # while it is imported. The runtime that an export is tried in is a process of its own and gets
+    # what a server has: with them, one image takes twenty times as long (serving/README.md).
+    chosen = os.environ.get("TF_ENABLE_ONEDNN_OPTS")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as remarks:
@@ -642,6 +642,8 @@ def _import_tensorflow():
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+            if chosen is None:
+                del os.environ["TF_ENABLE_ONEDNN_OPTS"]
 
 
 def _results(run):

@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from zoo import files, measures, pretrained
-from zoo.serving import signatures
+from zoo.serving import served, signatures
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 # As keras.datasets and, for the digits, the UCI repository state it.
@@ -46,18 +46,21 @@ def record(run):
     }
 
 
-def repeat(run):
-    """The same of a run folder or of a version that was exported of one, for its "repeats".
+def repeat(run_or_export):
+    """What `record` tells of a run folder, or of an export that was made of one.
 
     Raises:
-        RepeatError: for a version whose card knows no training.
+        RepeatError: for an unfinished run, or an export whose card knows no training.
     """
-    if not (Path(run) / pretrained.CARD).is_file():
-        return record(run)
-    told = json.loads((Path(run) / pretrained.CARD).read_text(encoding="utf-8"))
+    if (Path(run_or_export) / "results.json").is_file():
+        return record(run_or_export)
+    try:
+        told = served.card(served.find_version(run_or_export))
+    except FileNotFoundError:
+        raise RepeatError(f"{run_or_export} is neither a finished run nor an export.") from None
     training = told["training"]
     if not training:
-        raise RepeatError(f"The card of {run} knows no training: it is of a file, not of a run.")
+        raise RepeatError(f"The card of {run_or_export} knows no training: it is of a file.")
     return {"recipe": training, "versions": training, "results": training | told["results"]}
 
 
