@@ -75,7 +75,10 @@ ALLOWED = {
         {"_c_api", "asked", "examples", "hostile", "served", "signatures", "warmup"},
         TENSORFLOW,
     ),
-    "card": ({"files", "measures", "pretrained", "signatures"}, {"jinja2", "keras", "tensorflow"}),
+    "card": (
+        {"files", "measures", "pretrained", "served", "signatures"},
+        {"jinja2", "keras", "tensorflow"},
+    ),
     "exporting": (
         {"asked", "card", "examples", "files", "pretrained", "served", "signatures", "verifying"}
         | {"warmup"},

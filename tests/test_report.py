@@ -3,6 +3,7 @@
 import base64
 import csv
 import html.parser
+import itertools
 import json
 import re
 from itertools import pairwise
@@ -441,6 +442,20 @@ def test_an_error_that_falls_by_more_than_a_decade_gets_a_logarithmic_axis_with_
     assert places[0] - places[1] == pytest.approx(places[1] - places[2])
     assert axes.get_ylim()[0] == 0
     assert axes.get_ylim()[1] > 90
+
+
+@pytest.mark.parametrize("errors", [[80, 9, 0.0668, 0], [50, 0.0668, 0.28], [60, 2, 0], [1e3, 1]])
+def test_the_labels_of_a_logarithmic_axis_do_not_lie_on_one_another(errors):
+    history = {"epoch": np.arange(1.0, len(errors) + 1), "accuracy": 1 - np.array(errors) / 100}
+    figure = figures.learning_curves(history, "test")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    shown = [t for t in axes.yaxis.get_ticklabels() if low <= t.get_position()[1] <= high]
+    assert len(shown) >= 3
+    boxes = sorted((t.get_window_extent() for t in shown), key=lambda box: box.y0)
+    for below, above in itertools.pairwise(boxes):
+        assert below.y1 <= above.y0
 
 
 def test_the_classifiers_of_all_depths_are_drawn_from_the_lowest_up():

@@ -4,13 +4,14 @@ They are made without pyplot, whose state all threads share. Each is 4.8 inches 
 phone shows its 9 point text at about the size of its own.
 """
 
+import math
 import re
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from zoo import measures
 
@@ -345,11 +346,14 @@ def _scale(axes, values):
     """
     positive = values[values > 0]
     if len(positive) and positive.max() > 10 * positive.min():
-        low = positive.min()
+        low, high = positive.min(), positive.max()
         axes.set_yscale("symlog", linthresh=low, linscale=0.3)
-        axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=low, subs=(1, 2, 5)))
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+        ticks = [times * 10.0**decade for decade in decades for times in (1, 2, 5)]
+        # Of the linear part zero alone: others would lie on top of it.
+        axes.set_yticks([0, *(tick for tick in ticks if tick >= low)])
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.set_ylim(0 if (values <= 0).any() else 0.9 * low, 1.2 * positive.max())
+        axes.set_ylim(0 if (values <= 0).any() else 0.9 * low, 1.2 * high)
     else:
         axes.set_ylim(bottom=min(0, values.min(initial=0)))
 
