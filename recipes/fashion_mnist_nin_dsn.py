@@ -1,4 +1,4 @@
-"""NIN-DSN on Fashion-MNIST, a quarter of the paper's width: 7.87 % test error, 1 seed."""
+"""NIN-DSN on Fashion-MNIST, half the paper's width: not measured yet."""
 
 from dataclasses import dataclass, replace
 
@@ -8,11 +8,18 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """A quarter of the width of the CIFAR-10 net, twelve epochs; for less error take more."""
+    """Half the width of the CIFAR-10 net, thirty epochs.
+
+    With `--epochs 8 --validation 0.1`, of 6,000 held-out images: 7.2 % errors with these values,
+    8.1 % with --width 0.25 --learning-rate 0.3, 8.3 % with --width 0.25 --learning-rate 0.1; one
+    seed each.
+    """
 
     data: str = "fashion_mnist"
-    epochs: int = 12  # with --epochs 8 --validation 0.1, 8.3 % of 6,000 held-out images, seed 0
-    width: float = 0.25
+    epochs: int = 30
+    learning_rate: float = 0.2
+    """The highest of the schedule."""
+    width: float = 0.5
     """Factor on the widths of the CIFAR-10 net."""
     dropout: float = 0.0
     companion_weight: float = 0.3

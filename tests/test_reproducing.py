@@ -157,6 +157,12 @@ def test_runs_that_differ_in_more_than_the_seed_are_no_repeats(place):
     other["recipe"]["fields"]["epochs"] = 3
     with pytest.raises(ValueError, match="differ in more than the seed: epochs"):
         card.over_seeds([one, other])
+    other["recipe"]["fields"]["epochs"] = one["recipe"]["fields"]["epochs"]
+    card.over_seeds([one, other])
+    # The same recipe, precision "auto", on another processor.
+    other["versions"]["precision"] = "mixed_bfloat16"
+    with pytest.raises(ValueError, match="differ in more than the seed: precision"):
+        card.over_seeds([one, other])
 
 
 def test_an_export_stands_for_the_run_that_it_was_made_of(place, tmp_path):

@@ -29,7 +29,7 @@ def versions(recipe, deterministic, strategy):
         "precision": dtype_policy(recipe.precision),
         "commit": _git(here, "rev-parse", "HEAD"),
         "dirty": bool(_git(here, "status", "--porcelain")),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(sys.argv),
         "seed": recipe.seed,
         "deterministic": deterministic,
         "hardware": {
@@ -41,6 +41,12 @@ def versions(recipe, deterministic, strategy):
             "gpus": _gpus(),
         },
     }
+
+
+def _command(argv):
+    program = Path(argv[0]).name
+    program = ["python", "-m", "zoo"] if program == "__main__.py" else [program]
+    return shlex.join([*program, *argv[1:]])
 
 
 def _version(package):

@@ -108,7 +108,11 @@ def over_seeds(records):
     Raises:
         RepeatError: for runs that differ in more than the seed, or two of one seed.
     """
-    fields = [{**each["recipe"]["fields"], "seed": None} for each in records]
+    # What "auto" chose counts too: it depends on the processor.
+    fields = [
+        {**each["recipe"]["fields"], "seed": None, "precision": each["versions"].get("precision")}
+        for each in records
+    ]
     for each, other in zip(records, fields, strict=True):
         differing = sorted(k for k in {*fields[0], *other} if fields[0].get(k) != other.get(k))
         if differing or each["recipe"]["recipe"] != records[0]["recipe"]["recipe"]:
