@@ -19,7 +19,8 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from zoo import CompanionHead, DeeplySupervised
-from zoo.serving.asked import run_as_a_server
+from zoo.serving import verifying
+from zoo.serving.asked import Asked, run_as_a_server
 from zoo.serving.exporting import export_savedmodel
 from zoo.serving.served import ExportError, ServedModel
 
@@ -75,14 +76,25 @@ def test_the_export_knows_its_labels_its_images_and_its_version(exports):
     assert served.version == 1
 
 
-def test_a_mixed_precision_model_answers_in_float32(tmp_path):
-    model = network(dtype="mixed_bfloat16")
-    assert model.output.dtype == "bfloat16"
-    answer = ServedModel(export_savedmodel(model, LABELS, tmp_path)).predict(pixels())
-    assert answer["probabilities"].dtype == answer["scores"].dtype == "float32"
-    np.testing.assert_allclose(answer["probabilities"].sum(axis=1), 1, atol=1e-6)
-    expected = probabilities_of(model, pixels())
-    np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-2)
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_a_model_trained_in_16_bits_is_exported_in_32(policy, tmp_path):
+    mixed, in_32 = network(dtype=policy), network()
+    in_32.set_weights(mixed.get_weights())
+    mixed.save(tmp_path / "mixed.keras")
+    out = tmp_path / "export"
+    version = export_savedmodel(mixed, LABELS, out, keras_file=tmp_path / "mixed.keras")
+    answer = ServedModel(version).predict(pixels())["probabilities"]
+    np.testing.assert_allclose(answer, probabilities_of(in_32, pixels()), atol=1e-6)
+    assert np.abs(answer - probabilities_of(mixed, pixels())).max() > 1e-5  # it rounds
+    (graph,) = graph_of(version).meta_graphs
+    functions = graph.graph_def.library.function
+    types = {node.attr["T"].type for each in functions for node in each.node_def}
+    assert tf.float32.as_datatype_enum in types
+    assert not types & {tf.bfloat16.as_datatype_enum, tf.half.as_datatype_enum}
+    with Asked(version) as asked:
+        checks = verifying.answers(asked, version, model=mixed)
+    assert all(check.passed for check in checks), checks
+    assert "Keras, the model" in [check.name for check in checks]
 
 
 @pytest.mark.parametrize("image", [GREY, COLOUR])

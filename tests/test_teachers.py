@@ -269,3 +269,19 @@ def test_asking_leaves_the_teacher_as_it_was(tmp_path):
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert teachers.FORMAT == 1
+
+
+def test_a_teacher_trained_in_16_bits_calculates_in_32_where_the_student_does(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = teacher()
+        model.save(tmp_path / "teacher.keras")
+        same = load(tmp_path / "teacher.keras")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    in_32 = teacher(seed=1)
+    in_32.set_weights(model.get_weights())
+    x = images().images.astype("float32")
+    np.testing.assert_array_equal(same(x), model(x))
+    np.testing.assert_allclose(load(tmp_path / "teacher.keras")(x), in_32(x), atol=1e-6)
+    assert np.abs(model(x) - in_32(x)).max() > 1e-5  # it rounds

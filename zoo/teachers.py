@@ -19,6 +19,7 @@ from keras import ops
 
 # Keras must know our layers before it reads a model.
 from zoo import files, layers, preprocessing, pretrained  # noqa: F401
+from zoo.arithmetic import in_float32
 from zoo.data import Augmentation
 from zoo.distillation import ensemble_logits
 from zoo.fingerprint import fingerprint
@@ -36,13 +37,18 @@ def load(path):
 
     `path` is a `.keras` file, a run folder, or a folder of saved_models/ or one of its versions. An
     export without its Keras model gives probabilities; their logarithms are logits, those of
-    softmax(log p) = p.
+    softmax(log p) = p. Where Keras' global policy is float32 it calculates in float32, also if it
+    was trained in 16 bits: this machine may take ten times as long over these.
 
     Raises:
         TeacherError: if there is none, where the message has the command that makes it, or an
             export's files were changed.
     """
-    path = Path(path)
+    model = _read(Path(path))
+    return in_float32(model) if keras.config.dtype_policy().name == "float32" else model
+
+
+def _read(path):
     file = path if path.suffix == ".keras" else path / "model.keras"
     if file.is_file():
         return keras.models.load_model(file, compile=False)

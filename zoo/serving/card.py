@@ -79,7 +79,6 @@ def facts(model, labels, *, record, weights, top_k, exits, tolerance):
     return {
         "labels": labels,
         "parameters": model.count_params(),
-        "arithmetic": keras.dtype_policies.serialize(model.dtype_policy)["config"]["name"],
         "input": {
             "shape": list(model.input_shape[1:]),
             "range": [0, 255],
@@ -212,6 +211,4 @@ def page(base, told):
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     pictures = sorted(path.name for path in (base / "examples").glob("*.png"))
     trained = (base / str(told["version"]) / pretrained.MODEL).is_file()
-    return template.render(
-        told, pictures=pictures, exact=told["tolerance"] <= 1e-5, trained=trained
-    )
+    return template.render(told, pictures=pictures, trained=trained)

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from zoo.arithmetic import in_float32
 from zoo.serving import examples, hostile, served, signatures, warmup
 from zoo.serving._c_api import Stopped
 from zoo.serving.asked import Asked, body_of, feeds_of, read_graph
@@ -90,6 +91,7 @@ def answers(asked, version, *, model=None, tolerance=None):
         _check(f"Keras, {each.name}", _example, asked, each, labels, tolerance) for each in stored
     ]
     if model is not None:
+        model = in_float32(model)  # as the export does
         checks.append(_check("Keras, the model", _model, asked, model, tolerance))
     checks.append(_check("warm-up", _warm_up, asked, version))
     images = _pixels(stored)
