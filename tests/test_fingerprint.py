@@ -55,3 +55,15 @@ def test_the_same_weights_in_another_architecture_are_another_model():
     one, other = dense("relu"), dense("tanh")
     other.set_weights(one.get_weights())
     assert fingerprint(one) != fingerprint(other)
+
+
+def test_the_precision_that_a_model_calculates_in_makes_no_other_model():
+    known = net()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        mixed = net()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert mixed.get_layer("mlpconv1").compute_dtype == "bfloat16"
+    mixed.set_weights(known.get_weights())
+    assert fingerprint(mixed) == fingerprint(known)

@@ -31,7 +31,7 @@ ALLOWED = {
     "objective": ({"losses"}, TENSORFLOW),
     "deep_supervision": ({"objective"}, NUMERIC),
     "distillation": ({"deep_supervision", "fingerprint", "objective", "taps"}, NUMERIC),
-    "fingerprint": (set(), {"numpy"}),
+    "fingerprint": ({"arithmetic"}, {"numpy"}),
     # TensorFlow in functions: a machine that trains with JAX may lack it.
     "distribute": (set(), TENSORFLOW),
     "specialists": (set(), NUMERIC | {"sklearn"}),

@@ -9,7 +9,7 @@ from scipy import stats
 import zoo.cli
 from zoo import pretrained, reproducing
 from zoo.recipe import RecipeError
-from zoo.serving import card
+from zoo.serving import card, served
 
 RECIPE = """\"\"\"A net for tests: not measured.\"\"\"
 
@@ -195,3 +195,14 @@ def test_an_export_of_a_file_names_no_recipe(place, tmp_path):
         reproducing.reproduce(tmp_path / "file")
     with pytest.raises(card.RepeatError, match="knows no training"):
         card.repeat(tmp_path / "file" / "1")
+
+
+def test_a_student_is_not_compared_with_one_of_another_teacher(place, monkeypatch):
+    read = served.card
+    taught = {"teacher": ["the fingerprint of a teacher that was trained again"]}
+    monkeypatch.setattr(
+        served, "card", lambda path: {**read(path), "training": read(path)["training"] | taught}
+    )
+    with pytest.raises(RecipeError, match=r"The teacher now is None; it was .*trained again"):
+        reproducing.reproduce(place / "saved_models" / "toy", runs=place / "other")
+    assert not list(place.glob("other/**/recipe.json"))

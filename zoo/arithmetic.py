@@ -8,22 +8,22 @@ def in_float32(model):
 
     The weights are the same. In which precision a model was trained is the business of the machine
     that trained it: a processor without bfloat16 takes longer over it, and no two round it alike.
-    A model that has no configuration is left as it is.
+    A model that cannot be made again from its configuration is left as it is.
     """
     try:
         told = keras.saving.serialize_keras_object(model)
-    except NotImplementedError:
+        in_32 = _with_policy(told, "float32")
+        if in_32 == told:
+            return model
+        copy = keras.saving.deserialize_keras_object(in_32)
+    except (NotImplementedError, TypeError, ValueError):  # no get_config, or a Lambda
         return model
-    in_32 = _with_policy(told, "float32")
-    if in_32 == told:
-        return model
-    copy = keras.saving.deserialize_keras_object(in_32)
     copy.set_weights(model.get_weights())
     return copy
 
 
 def _with_policy(told, policy):
-    """What Keras tells of a model, with another dtype policy wherever there is one."""
+    """A configuration, as Keras gives it, with another dtype policy wherever it has one."""
     if isinstance(told, dict):
         if told.get("class_name") == "DTypePolicy":
             return {**told, "config": {**told["config"], "name": policy}}

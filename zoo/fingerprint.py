@@ -6,13 +6,17 @@ import re
 
 import numpy as np
 
+from zoo.arithmetic import in_float32
+
 
 def fingerprint(model):
     """64 hexadecimal digits: the SHA-256 of a Keras model's architecture and weights.
 
-    The same for two loads of one file, in one process or two; another for another value of any
-    weight. Of a subclassed model without `get_config`, the class stands for the architecture.
+    The same for two loads of one file, in one process or two, and in whatever precision it
+    calculates; another for another value of any weight. Of a subclassed model without `get_config`,
+    the class stands for the architecture.
     """
+    model = in_float32(model)
     try:
         architecture = {"class": type(model).__name__, "config": model.get_config()}
         text = json.dumps(architecture, default=repr, sort_keys=True)

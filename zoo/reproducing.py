@@ -21,7 +21,7 @@ def reproduce(directory, *, seed=None, runs="runs", **options):
 
     Raises:
         RecipeError: for an export whose card names no recipe, or one that is not there or has
-            other fields by now; and as `training.train`.
+            other fields or another teacher by now; and as `training.train`.
     """
     version = served.find_version(directory)
     served.verify_checksums(version)
@@ -41,7 +41,8 @@ def reproduce(directory, *, seed=None, runs="runs", **options):
             f"{told['commit']}: {error}."
         ) from error
     name = f"{version.parent.name},seed={recipe.seed}"
-    folder = training.train(recipe, file, runs=Path(runs) / "reproduced", name=name, **options)
+    options |= {"runs": Path(runs) / "reproduced", "taught_by": told.get("teacher")}
+    folder = training.train(recipe, file, name=name, **options)
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return folder, results, expected(card)
 

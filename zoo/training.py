@@ -55,6 +55,7 @@ def train(
     strategy="none",
     replicas=0,
     minutes=None,
+    taught_by=None,
 ):
     """Train `recipe`, defined in `file`, in the folder runs/<recipe>/<name>; returns that folder.
 
@@ -64,10 +65,12 @@ def train(
     Without `page` the run folder has neither page nor example images.
     `strategy` and `replicas` are of `zoo.distribute.make_strategy`; of several workers, which share
     the folder `runs`, the chief alone writes. After so many `minutes` the training stops, saved.
-    `name` is by default made of the fields that differ from the recipe's own.
+    `name` is by default made of the fields that differ from the recipe's own. `taught_by` are the
+    fingerprints that the teachers of a `Distiller` must have.
 
     Raises:
-        RecipeError: for values no training can use, or a folder that holds another run.
+        RecipeError: for values no training can use, a folder that holds another run, or teachers
+            that are others than `taught_by`.
         zoo.data.DataError: for data that cannot be trained on.
         TrainingError: when the loss stops being finite, or the net never starts to learn.
         Interrupted: after saving, when SIGINT or SIGTERM came; of several workers to any.
@@ -109,6 +112,11 @@ def train(
             )
         session = _Session(recipe, folder, training, judging, progress, strategy)
         session.checkpoint_seconds, session.deadline = checkpoint_seconds, deadline
+        if taught_by not in (None, session.teacher):
+            raise RecipeError(
+                f"The teacher now is {session.teacher}; it was {taught_by} and has been trained "
+                "again since. The commit of the card has it."
+            )
         versions = provenance.versions(recipe, deterministic, strategy)
         if chief:
             # Only now: a start that was refused must not bind the folder to its fields.
