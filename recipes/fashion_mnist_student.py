@@ -1,4 +1,4 @@
-"""A small NIN on Fashion-MNIST, taught: 10.81 % test error, last epoch, 1 seed; alone 10.91 %."""
+"""A small NIN on Fashion-MNIST, taught: 10.38 % test error, last epoch, 1 seed; alone 10.28 %."""
 
 from dataclasses import dataclass
 

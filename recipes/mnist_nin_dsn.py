@@ -1,4 +1,4 @@
-"""NIN-DSN on MNIST: 0.40 ± 0.04 % test error, last epoch, nine trainings; exported 0.36 %."""
+"""NIN-DSN on MNIST: 0.41 ± 0.05 % test error, last epoch, 3 seeds; nine trainings 0.40 ± 0.04 %."""
 
 from dataclasses import dataclass
 
