@@ -56,7 +56,7 @@ def test_the_page_says_what_the_run_recorded(export, run):
         *("`cifar10`, 32 training images", "states no licence", "seed 4", "it was slow"),
         *("`zoo train animals_nin --seed 4`", "abc123, with uncommitted changes", digest),
         *("runs/big/default", "| conv | 50.00 % |", "(batch, 12, 12, 3) float32", "RGB", "bée"),
-        *("16 MiB", "16,777,216 pixels", "agree with Keras to 1e-06"),
+        *("16 MiB", "16,777,216 pixels", "agree with Keras to 1e-05"),
     ):
         assert said in page, said
     # Of one error in 8, Wilson's interval.

@@ -203,6 +203,6 @@ def test_a_student_is_not_compared_with_one_of_another_teacher(place, monkeypatc
     monkeypatch.setattr(
         served, "card", lambda path: {**read(path), "training": read(path)["training"] | taught}
     )
-    with pytest.raises(RecipeError, match=r"The teacher now is None; it was .*trained again"):
+    with pytest.raises(RecipeError, match=r"The teacher now is None; expected .*trained again"):
         reproducing.reproduce(place / "saved_models" / "toy", runs=place / "other")
     assert not list(place.glob("other/**/recipe.json"))

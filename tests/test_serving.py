@@ -374,9 +374,15 @@ def two_inputs():
     return keras.Model(inputs, layers.GlobalAveragePooling2D()(layers.Add()(inputs)))
 
 
+def half_and_a_lambda():
+    twice = layers.Lambda(lambda x: 2 * x, name="twice", dtype="bfloat16")
+    return stacked(COLOUR, twice, layers.GlobalAveragePooling2D(), layers.Dense(7))
+
+
 @pytest.mark.parametrize(
     ("model", "labels", "options", "reason"),
     [
+        (half_and_a_lambda, LABELS, {}, "The layers twice calculate in 16 bits"),
         (network, LABELS[:6], {}, "Received 6 labels; expected 7"),
         (network, [*LABELS[:6], "ant"], {}, r"\['ant'\] more than once"),
         (network, range(7), {}, "the label 0; expected one line of text"),

@@ -99,7 +99,7 @@ def empty_the_warm_up(version):
 def change_an_expected_answer(version):
     file = version / served.EXAMPLES / "exits.expected.json"
     body = json.loads(file.read_text("utf-8"))
-    body["predictions"][1]["conv"][2] += 2e-6
+    body["predictions"][1]["conv"][2] += 2e-5  # twice the tolerance
     file.write_text(json.dumps(body), "utf-8")
 
 

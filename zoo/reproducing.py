@@ -41,8 +41,8 @@ def reproduce(directory, *, seed=None, runs="runs", **options):
             f"{told['commit']}: {error}."
         ) from error
     name = f"{version.parent.name},seed={recipe.seed}"
-    options |= {"runs": Path(runs) / "reproduced", "taught_by": told.get("teacher")}
-    folder = training.train(recipe, file, name=name, **options)
+    options["taught_by"] = told.get("teacher")
+    folder = training.train(recipe, file, runs=Path(runs) / "reproduced", name=name, **options)
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return folder, results, expected(card)
 

@@ -38,7 +38,7 @@ def load(path):
     `path` is a `.keras` file, a run folder, or a folder of saved_models/ or one of its versions. An
     export without its Keras model gives probabilities; their logarithms are logits, those of
     softmax(log p) = p. Where Keras' global policy is float32 it calculates in float32, also if it
-    was trained in 16 bits: this machine may take ten times as long over these.
+    was trained in 16 bits, over which this processor may take longer.
 
     Raises:
         TeacherError: if there is none, where the message has the command that makes it, or an

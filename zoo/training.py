@@ -114,8 +114,8 @@ def train(
         session.checkpoint_seconds, session.deadline = checkpoint_seconds, deadline
         if taught_by not in (None, session.teacher):
             raise RecipeError(
-                f"The teacher now is {session.teacher}; it was {taught_by} and has been trained "
-                "again since. The commit of the card has it."
+                f"The teacher now is {session.teacher}; expected {taught_by}. It has been trained "
+                "again since; an older commit has the one expected."
             )
         versions = provenance.versions(recipe, deterministic, strategy)
         if chief:
