@@ -220,6 +220,31 @@ def test_jitter_stays_in_its_range_and_is_a_function_of_its_seed():
     assert 0.15 < np.abs(slope).max() < np.sin(0.2) / 0.9
 
 
+def test_cutout_blackens_a_square_around_every_pixel_equally_often():
+    image = np.arange(1, 5 * 7 * 3 + 1, dtype=np.uint8).reshape(5, 7, 3)
+    holes = {}
+    for row, column in np.ndindex(5, 7):
+        hole = image.astype(np.float32)
+        hole[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2] = 0
+        holes[hole.tobytes()] = row, column
+    cutout = Augmentation(cutout=3)
+    changed = cutout.apply(np.tile(image, (7000, 1, 1, 1)), cutout.draws(7000, (0, 1))).numpy()
+    found = collections.Counter(holes[one.tobytes()] for one in changed)
+    assert len(found) == 35
+    assert all(130 < count < 270 for count in found.values())  # 200 expected, spread 14
+
+
+def test_the_square_is_cut_out_of_what_the_other_changes_left():
+    changes = {"shift": 1, "flip": True, "jitter": 0.1}
+    images = np.random.default_rng(0).integers(1, 256, (300, 9, 8, 1))
+    with_square, without = Augmentation(**changes, cutout=4), Augmentation(**changes)
+    draws = with_square.draws(300, (3, 4))
+    cut, whole = with_square.apply(images, draws).numpy(), without.apply(images, draws).numpy()
+    black = cut == 0
+    np.testing.assert_array_equal(cut[~black], whole[~black])
+    assert {int(one.sum()) for one in black} == {a * b for a in (2, 3, 4) for b in (2, 3, 4)}
+
+
 def test_without_augmentation_the_pixels_are_untouched():
     assert Augmentation() == Augmentation(pad_and_crop=0, flip=False, shift=0)
     for images, labels in steps(load("digits").training_batches(32, seed=0), 3):
@@ -234,6 +259,7 @@ def test_without_augmentation_the_pixels_are_untouched():
         ({"pad_and_crop": -1}, "pad_and_crop is a whole number of 0 or more; received -1"),
         ({"shift": 1.5}, "shift is a whole number of 0 or more; received 1.5"),
         ({"pad_and_crop": 1, "shift": 1}, "both translate"),
+        ({"cutout": 0.5}, "cutout is a whole number of 0 or more; received 0.5"),
     ],
 )
 def test_augmentations_that_make_no_sense_are_refused(arguments, message):
@@ -248,6 +274,7 @@ def test_augmentations_that_make_no_sense_are_refused(arguments, message):
         ({"batch_size": 8, "start_step": -1}, "start_step .* received -1"),
         ({"batch_size": 8, "seed": 0.5}, "seed .* received 0.5"),
         ({"batch_size": 8, "augmentation": Augmentation(shift=4)}, "can move all"),
+        ({"batch_size": 8, "augmentation": Augmentation(cutout=4)}, "can blacken all"),
     ],
 )
 def test_streams_that_make_no_sense_are_refused(arguments, message):

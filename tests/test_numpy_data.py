@@ -19,6 +19,7 @@ AUGMENTATIONS = [
     Augmentation(pad_and_crop=2, flip=True),
     Augmentation(shift=3),
     Augmentation(flip=True),
+    Augmentation(shift=1, cutout=4),
 ]
 
 

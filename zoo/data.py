@@ -50,19 +50,22 @@ class Augmentation:
             black in the gap this would be `pad_and_crop`, so give one or the other.
         jitter: turn by up to 2j radians, scale by up to the share j and move by up to the share j
             of the size, for j in 0..0.5; bilinear, repeating the edge pixels in the gaps.
+        cutout: blacken a square of c x c pixels, less what lies outside, whose centre is any pixel
+            of the image, after all other changes: arXiv:1708.04552, whose squares are grey.
 
     Raises:
-        DataError: for a negative or fractional distance, both kinds of translation, or a jitter
-            out of range.
+        DataError: for a negative or fractional distance or side, both kinds of translation, or a
+            jitter out of range.
     """
 
     pad_and_crop: int = 0
     flip: bool = False
     shift: int = 0
     jitter: float = 0.0
+    cutout: int = 0
 
     def __post_init__(self):
-        for name in ("pad_and_crop", "shift"):
+        for name in ("pad_and_crop", "shift", "cutout"):
             _integer(name, getattr(self, name), at_least=0)
         if self.pad_and_crop and self.shift:
             raise DataError(f"{self}: both translate the image; give pad_and_crop or shift.")
@@ -75,21 +78,26 @@ class Augmentation:
         return self.pad_and_crop or self.shift
 
     def draws(self, count, seed):
-        """(count, 7) random numbers; `seed`, two integers, decides them: every change of an image.
+        """(count, 9) random numbers; `seed`, two integers, decides them: every change of an image.
 
-        Numbers in 0..1 (down, right, mirror), then in -jitter..jitter (turn, scale, down, right).
+        Numbers in 0..1 (down, right, mirror), in -jitter..jitter (turn, scale, down, right), and
+        in 0..1 (the square's centre: down, right).
         """
         moves = tf.random.stateless_uniform((3, count, 1), seed)[..., 0]
-        seed = tf.random.experimental.stateless_fold_in(seed, 1)
-        jitters = tf.random.stateless_uniform((4, count), seed, -self.jitter, self.jitter)
-        return tf.transpose(tf.concat([moves, jitters], axis=0))
+        another = tf.random.experimental.stateless_fold_in
+        jitters = tf.random.stateless_uniform(
+            (4, count), another(seed, 1), -self.jitter, self.jitter
+        )
+        squares = tf.random.stateless_uniform((2, count), another(seed, 2))
+        return tf.transpose(tf.concat([moves, jitters, squares], axis=0))
 
     def apply(self, images, draws):
-        """Images (batch, h, w, c) -> float32 ones, changed as their draws (batch, 7) say."""
+        """Images (batch, h, w, c) -> float32 ones, changed as their draws (batch, 9) say."""
         draws = tf.transpose(draws)
-        moved = self._cropped(images, draws[:3]) if self.reach or self.flip else images
-        moved = tf.cast(moved, tf.float32)
-        return self._jittered(moved, draws[3:]) if self.jitter else moved
+        changed = self._cropped(images, draws[:3]) if self.reach or self.flip else images
+        changed = tf.cast(changed, tf.float32)
+        changed = self._jittered(changed, draws[3:7]) if self.jitter else changed
+        return self._cut_out(changed, draws[7:]) if self.cutout else changed
 
     def _cropped(self, images, draws):
         _, height, width, _ = images.shape
@@ -111,6 +119,17 @@ class Augmentation:
     def _jittered(self, images, draws):
         height, width = images.shape[1:3]
         return _affine(images, 2 * draws[0], 1 + draws[1], height * draws[2], width * draws[3])
+
+    def _cut_out(self, images, draws):
+        def kept(size, draws):
+            first = tf.cast(draws * size, tf.int32)[:, tf.newaxis] - self.cutout // 2
+            pixels = tf.range(size)
+            return (pixels < first) | (pixels >= first + self.cutout)
+
+        _, height, width, _ = images.shape
+        rows, columns = kept(height, draws[0]), kept(width, draws[1])
+        kept = rows[:, :, tf.newaxis] | columns[:, tf.newaxis, :]
+        return images * tf.cast(kept, images.dtype)[..., tf.newaxis]
 
 
 def _affine(images, angle, scale, down, right):
@@ -333,6 +352,8 @@ class ImageData:
     def _check(self, augmentation):
         if augmentation.reach >= min(self.image_shape[:2]):
             raise DataError(f"{augmentation} can move all of a {self.image_shape} image away.")
+        if augmentation.cutout >= max(self.image_shape[:2]):
+            raise DataError(f"{augmentation} can blacken all of a {self.image_shape} image.")
 
     def without(self, classes):
         """The images of all other classes; the classes themselves stay, with no image.

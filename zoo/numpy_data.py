@@ -1,8 +1,8 @@
 """What zoo.data gives to train on, made by NumPy alone: for Keras' other backends.
 
-The order, the crops, shifts and mirrorings are those of the TensorFlow pipeline, bit for bit, since
-its random numbers (Philox 4x32-10; Salmon et al., SC11) are computed here again. Turned and scaled
-images (jitter) agree to rounding.
+The order, the crops, shifts, mirrorings and squares cut out are those of the TensorFlow pipeline,
+bit for bit, since its random numbers (Philox 4x32-10; Salmon et al., SC11) are computed here again.
+Turned and scaled images (jitter) agree to rounding.
 """
 
 import concurrent.futures
@@ -66,7 +66,8 @@ def draws(augmentation, count, seed):
     moves = uniform((3, count), seed)
     jitter = augmentation.jitter
     jitters = uniform((4, count), fold_in(seed, 1), -jitter, jitter)
-    return np.concatenate([moves, jitters]).T
+    squares = uniform((2, count), fold_in(seed, 2))
+    return np.concatenate([moves, jitters, squares]).T
 
 
 def changed(augmentation, images, draws):
@@ -75,7 +76,8 @@ def changed(augmentation, images, draws):
     if augmentation.reach or augmentation.flip:
         images = _cropped(augmentation, images, draws[:3])
     images = images.astype(np.float32)
-    return _jittered(images, draws[3:]) if augmentation.jitter else images
+    images = _jittered(images, draws[3:7]) if augmentation.jitter else images
+    return _cut_out(augmentation.cutout, images, draws[7:]) if augmentation.cutout else images
 
 
 def _cropped(augmentation, images, draws):
@@ -91,6 +93,17 @@ def _cropped(augmentation, images, draws):
     padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
     which = np.arange(len(images))[:, np.newaxis, np.newaxis]
     return padded[which, rows[:, :, np.newaxis], columns[:, np.newaxis, :]]
+
+
+def _cut_out(side, images, draws):
+    images = images.copy()
+    for image, down, right in zip(images, *draws, strict=True):
+        top, left = (
+            int(np.float32(draw) * np.float32(size)) - side // 2
+            for draw, size in zip((down, right), image.shape[:2], strict=True)
+        )
+        image[max(top, 0) : top + side, max(left, 0) : left + side] = 0
+    return images
 
 
 def _jittered(images, draws):
@@ -172,7 +185,7 @@ class TrainingBatches(keras.utils.PyDataset):
             drawn = draws(self.augmentation, self.batch_size, (self.seed, 2 * step + 1))
         else:
             shown = passes % self.views
-            drawn = np.empty((self.batch_size, 7), np.float32)
+            drawn = np.empty((self.batch_size, 9), np.float32)
             for view in np.unique(shown):
                 drawn[shown == view] = self._draws(int(view))[chosen[shown == view]]
         chosen, drawn = chosen[self.part], drawn[self.part]
