@@ -1,4 +1,4 @@
-"""NIN-DSN on CIFAR-10, half the paper's width: 13.69 % test error, last epoch, 1 seed."""
+"""NIN-DSN on CIFAR-10, half the paper's width: 13.69 % test error in 20 epochs at 0.1, 1 seed."""
 
 from dataclasses import dataclass, replace
 
@@ -8,10 +8,17 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """Half the width of the CIFAR-10 net, twenty epochs; for less error take more."""
+    """Half the width of the CIFAR-10 net, 45 epochs.
+
+    With `--epochs 4 --validation 0.1`, of 5,000 held-out images: 20.3 % errors with these values,
+    20.7 % with --weight-decay 0.001, 21.0 % with --learning-rate 0.6, 22.5 % with 0.1; one seed
+    each.
+    """
 
     data: str = "cifar10"
-    epochs: int = 20
+    epochs: int = 45
+    learning_rate: float = 0.3
+    """The highest of the schedule."""
     width: float = 0.5
     """Factor on the widths of the CIFAR-10 net."""
     dropout: float = 0.0
