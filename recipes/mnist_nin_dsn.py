@@ -1,4 +1,4 @@
-"""NIN-DSN on MNIST: 0.41 ± 0.05 % test error, last epoch, 3 seeds; nine trainings 0.40 ± 0.04 %."""
+"""NIN-DSN on MNIST: 0.40 ± 0.04 % test error in 12 epochs at 0.1, last epoch, nine trainings."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,16 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """Half the width of the CIFAR-10 net, twelve epochs."""
+    """Half the width of the CIFAR-10 net, sixteen epochs.
+
+    With `--epochs 4 --validation 0.1`, of 6,000 held-out images: 43 errors and a loss of 0.0206
+    with these values, 51 and 0.0227 with --learning-rate 0.1; one seed each.
+    """
 
     data: str = "mnist"
-    epochs: int = 12
+    epochs: int = 16
+    learning_rate: float = 0.3
+    """The highest of the schedule."""
     width: float = 0.5
     """Factor on the widths of the CIFAR-10 net."""
     dropout: float = 0.2
