@@ -18,15 +18,20 @@ EAGER = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _fresh_keras(request):
-    """Each test has its own seed, and float32, whatever ran before it."""
-    keras.config.set_dtype_policy("float32")
-    keras.utils.set_random_seed(0)
+@pytest.fixture(autouse=True, scope="module")
+def _eager(request):
+    """Before the file's own fixtures, which a file before it would decide for otherwise."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         tf.config.run_functions_eagerly(request.path.stem in EAGER)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_keras():
+    """Each test has its own seed, and float32, whatever ran before it."""
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(params=["float32", "mixed_bfloat16"])

@@ -43,7 +43,7 @@ ALLOWED = {
     "models": ({"layers", "deep_supervision", "pretrained"}, NUMERIC),
     "pretrained": ({"deep_supervision", "files", "layers", "preprocessing"}, {"keras"}),
     "provenance": ({"distribute"}, {"keras", "tensorflow"}),
-    "reproducing": ({"recipe", "served", "training"}, {"scipy"}),
+    "reproducing": ({"pretrained", "recipe", "training"}, {"scipy"}),
     "gradients": (set(), NUMERIC),
     "presets": ({"losses", "optimizers"}, NUMERIC),
     "streaming": ({"files"}, {"numpy"}),
@@ -58,7 +58,7 @@ ALLOWED = {
     "recipe": ({"data", "files", "optimizers"}, {"keras"}),
     "students": ({"models", "distillation", "recipe", "teachers"}, set()),
     "papers": ({"data", "models", "optimizers", "preprocessing", "presets", "recipe"}, NUMERIC),
-    "packing": ({"data", "files", "recipe"}, {"numpy"}),
+    "packing": ({"data", "files", "pretrained", "recipe"}, {"numpy"}),
     "progress": (set(), {"rich"}),
     "training": (
         {"checkpoint", "deep_supervision", "distribute", "files", "measures", "numpy_data"}
@@ -82,8 +82,8 @@ ALLOWED = {
         {"jinja2", "keras", "tensorflow"},
     ),
     "exporting": (
-        {"arithmetic", "asked", "card", "examples", "files", "pretrained", "served", "signatures"}
-        | {"verifying", "warmup"},
+        {"arithmetic", "asked", "card", "examples", "files", "models", "pretrained", "served"}
+        | {"signatures", "verifying", "warmup"},
         TENSORFLOW,
     ),
     "converting": (

@@ -15,8 +15,9 @@ import pytest
 import zoo
 import zoo.data
 import zoo.recipe
-from zoo import packing, predicting
+from zoo import packing, predicting, teachers
 from zoo.checkpoint import latest_step
+from zoo.fingerprint import fingerprint
 
 RECIPE = '''"""A taught and deeply supervised net with dropout: for tests."""
 
@@ -144,6 +145,18 @@ def test_a_teacher_out_of_reach_is_not_packed(tmp_path):
         with pytest.raises(zoo.recipe.RecipeError, match=message):
             packing.pack(make(teachers=(teacher,)), tmp_path / "small.py", tmp_path / "p.zip")
     assert not list(tmp_path.glob("p.zip*"))
+
+
+def test_a_trained_model_of_the_zoo_travels_as_a_teacher(tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(zoo.__file__).parents[1])
+    (tmp_path / "small.py").write_text(RECIPE)
+    recipe = zoo.recipe.load(tmp_path / "small.py")(teachers=("saved_models/digits_nin_dsn",))
+    archive = packing.pack(recipe, tmp_path / "small.py", tmp_path / "p.zip")
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(tmp_path, [n for n in packed.namelist() if n.startswith("saved_models")])
+    there = teachers.load(tmp_path / "saved_models" / "digits_nin_dsn")
+    here = teachers.load("saved_models/digits_nin_dsn")
+    assert fingerprint(there) == fingerprint(here)
 
 
 DATA_PARALLEL = """

@@ -71,14 +71,14 @@ def test_with_other_classes_all_but_the_heads(trained):
     ours, theirs = pretrained._by_name(model), pretrained._by_name(trained)
     heads = {"class_maps", "mlpconv1_companion", "mlpconv2_companion"}
     assert heads < ours.keys() == theirs.keys()
-    for name, variables in ours.items():
+    for name, layer in ours.items():
         if name in heads:
-            kernel, bias = map(np.asarray, variables)
+            kernel, bias = map(np.asarray, layer.weights)
             assert kernel.shape[-1] == 3
             assert kernel.std() > 0
             assert not bias.any()
             continue
-        for variable, other in zip(variables, theirs[name], strict=True):
+        for variable, other in zip(layer.weights, theirs[name].weights, strict=True):
             np.testing.assert_array_equal(variable, other, err_msg=variable.path)
     # Three images more, and the new head learns them.
     model.compile("adam", zoo.SoftmaxCrossEntropy())
@@ -113,6 +113,38 @@ def test_global_average_pooling_takes_images_of_another_size(trained):
 def test_what_does_not_fit_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         zoo.nin(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "missed"),
+    [
+        ({"head": "dense"}, "'logits' has nothing there"),
+        (
+            {"final_relu": True},
+            "'class_maps' has the activation linear; .* has the activation relu",
+        ),
+        ({"linear_taps": True}, "'conv1' has nothing there"),
+    ],
+    ids=str,
+)
+def test_a_net_that_would_answer_otherwise_is_refused(trained_with, missed, tmp_path):
+    model = zoo.nin(SHAPE, 4, width=0.33, **trained_with)
+    model.save(tmp_path / "net.keras")
+    folder = tmp_path / "net"
+    zoo.export_savedmodel(model, LABELS, folder, keras_file=tmp_path / "net.keras")
+    # So the card does not offer it.
+    assert json.loads((folder / "card.json").read_text())["weights"] == []
+    with pytest.raises(ValueError, match=missed):
+        zoo.nin(weights=folder)
+    again = zoo.nin(weights=folder, **trained_with)
+    np.testing.assert_array_equal(logits(again), logits(model))
+
+
+@pytest.mark.parametrize("width", [0.002, 0.01, 1 / 7, 0.33, 0.41, 1.0, 1.5])
+def test_the_width_is_that_of_the_weights(width, tmp_path):
+    model = zoo.nin((6, 6, 1), 2, width=width)
+    again = zoo.nin(weights=pretrained.Trained(model, {}, tmp_path))
+    assert [each.shape for each in again.weights] == [each.shape for each in model.weights]
 
 
 def test_companions_do_not_come_from_nets_without_them():
@@ -158,6 +190,21 @@ def test_a_teacher_is_the_keras_model_of_an_export(saved_models, trained, tmp_pa
         file.write(b" ")
     with pytest.raises(teachers.TeacherError, match="Changed in"):
         teachers.load(copy)
+
+
+def test_a_teacher_of_the_zoo_has_its_name_wherever_one_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = teachers.load("saved_models/digits_nin_dsn")
+    assert found.output_shape == (None, 10)
+    # What travels in an archive of `zoo pack`.
+    version = pretrained.names()["digits_nin_dsn"] / "1"
+    for name in (*pretrained.FILES, files.CHECKSUMS):
+        file = tmp_path / "saved_models" / "packed" / "3" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(version / name, file)
+    again = teachers.load("saved_models/packed")
+    for one, other in zip(again.get_weights(), found.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_keras_file_of_another_model_is_not_exported(trained, tmp_path):

@@ -9,7 +9,7 @@ from scipy import stats
 import zoo.cli
 from zoo import pretrained, reproducing
 from zoo.recipe import RecipeError
-from zoo.serving import card, served
+from zoo.serving import card
 
 RECIPE = """\"\"\"A net for tests: not measured.\"\"\"
 
@@ -96,7 +96,8 @@ def test_the_list_has_the_exports_of_this_folder(place, capsys):
 
 def test_the_same_seed_trains_to_the_same_errors(place, capsys):
     assert command("reproduce", "toy") == 0
-    folder = place / "runs" / "reproduced" / "toy" / "toy,seed=0"
+    weights = told(place)["fingerprint"]["checkpoint_hash"][:8]
+    folder = place / "runs" / "reproduced" / "toy" / f"toy,{weights},seed=0"
     again = json.loads((folder / "results.json").read_text())
     assert again["errors"] == results(place, "toy/0")["errors"]
     assert again["loss"] == results(place, "toy/0")["loss"]
@@ -126,6 +127,9 @@ def test_another_seed_falls_into_students_interval():
     # Errors that happen to be equal do not promise that all others are.
     low, high, _ = reproducing.expected(_card(1, 1, 1, examples=400))
     assert (low, high) == pytest.approx((0, 0.5))
+    low, high, _ = reproducing.expected(_card(3, 3, 3, examples=359))
+    assert low <= 100 * 2 / 359
+    assert high >= 100 * 4 / 359
 
 
 def test_one_seed_has_the_interval_of_its_images():
@@ -163,6 +167,11 @@ def test_runs_that_differ_in_more_than_the_seed_are_no_repeats(place):
     other["versions"]["precision"] = "mixed_bfloat16"
     with pytest.raises(ValueError, match="differ in more than the seed: precision"):
         card.over_seeds([one, other])
+    other["versions"]["precision"] = one["versions"]["precision"]
+    # The same place of a teacher, who was trained again.
+    other["results"]["teacher"] = ["another"]
+    with pytest.raises(ValueError, match="differ in more than the seed: teacher"):
+        card.over_seeds([one, other])
 
 
 def test_an_export_stands_for_the_run_that_it_was_made_of(place, tmp_path):
@@ -186,6 +195,21 @@ def test_a_recipe_that_has_changed_says_so(place, monkeypatch):
         file.write_text(RECIPE)
 
 
+def test_what_the_card_does_not_know_is_named(place, monkeypatch):
+    read = pretrained.read_card
+
+    def older(weights):
+        version, card = read(weights)
+        del card["training"]["fields"]["hidden"]
+        card["training"]["precision"] = "mixed_bfloat16"
+        return version, card
+
+    monkeypatch.setattr(pretrained, "read_card", older)
+    _, _, (_, _, why) = reproducing.reproduce("toy", seed=0)
+    assert "precision is float32 now, mixed_bfloat16 on the card" in why
+    assert "hidden is (8,) now, not known on the card" in why
+
+
 def test_an_export_of_a_file_names_no_recipe(place, tmp_path):
     (tmp_path / "labels.txt").write_text("".join(f"{i}\n" for i in range(10)))
     model = place / "runs" / "toy" / "0" / "model.keras"
@@ -198,11 +222,10 @@ def test_an_export_of_a_file_names_no_recipe(place, tmp_path):
 
 
 def test_a_student_is_not_compared_with_one_of_another_teacher(place, monkeypatch):
-    read = served.card
+    version, told = pretrained.read_card("toy")
     taught = {"teacher": ["the fingerprint of a teacher that was trained again"]}
-    monkeypatch.setattr(
-        served, "card", lambda path: {**read(path), "training": read(path)["training"] | taught}
-    )
+    told["training"] |= taught
+    monkeypatch.setattr(pretrained, "read_card", lambda weights: (version, told))
     with pytest.raises(RecipeError, match=r"The teacher now is None; expected .*trained again"):
         reproducing.reproduce(place / "saved_models" / "toy", runs=place / "other")
     assert not list(place.glob("other/**/recipe.json"))

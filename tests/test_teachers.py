@@ -191,6 +191,19 @@ def test_changed_keys_are_noticed(tmp_path):
         open_cache(file)
 
 
+def test_soft_targets_are_still_those_after_augmentation_learned_something_new(tmp_path):
+    file = tmp_path / "c.npz"
+    cache(teacher(), images(), file)
+    with np.load(file) as arrays:
+        contents = {name: arrays[name] for name in arrays.files if name not in ("header", "sha256")}
+        keys = json.loads(arrays["header"].tobytes())
+    del keys["augmentation"]["cutout"]
+    teachers._write(file, keys, contents)
+    cache(teacher(), images(), file)  # or it would say that it holds others
+    with pytest.raises(TeacherError, match="holds other soft targets"):
+        cache(teacher(), images(), file, augmentation=Augmentation(cutout=2))
+
+
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def full(*arguments, **keywords):
         raise OSError(28, "No space left on device")

@@ -239,6 +239,16 @@ teacher = 1
         run(file, tmp_path, epochs=1)
 
 
+def test_a_run_that_goes_on_with_other_code_says_so(file, tmp_path):
+    folder = run(file, tmp_path, epochs=1)
+    (folder / "results.json").unlink()
+    versions = json.loads((folder / "versions.json").read_text())
+    (folder / "versions.json").write_text(json.dumps({**versions, "commit": "0123abc"}))
+    run(file, tmp_path, epochs=1)
+    told = f"Resumed with other commit: 0123abc, now {versions['commit']}."
+    assert told in json.loads((folder / "results.json").read_text())["warnings"]
+
+
 def test_two_processes_do_not_train_in_one_folder(file, tmp_path):
     folder = tmp_path / "small" / "run"
     with (

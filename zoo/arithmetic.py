@@ -12,6 +12,7 @@ def in_float32(model):
     """
     try:
         told = keras.saving.serialize_keras_object(model)
+        told.pop("compile_config", None)
         in_32 = _with_policy(told, "float32")
         if in_32 == told:
             return model

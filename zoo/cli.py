@@ -419,17 +419,13 @@ def reproduce(
     from rich.table import Table
 
     from zoo import pretrained, reproducing
-    from zoo.serving import served
 
     try:
-        directory = model if model.exists() else pretrained.find(model)
+        version, told = pretrained.read_card(model)
     except ValueError as error:  # which names the nearest
         raise UsageError(str(error)) from None
-    told = served.card(served.find_version(directory))
     how = {"checkpoint_seconds": checkpoint_seconds, "minutes": minutes}
-    folder, results, (low, high, why) = reproducing.reproduce(
-        directory, seed=seed, runs=runs, **how
-    )
+    folder, results, (low, high, why) = reproducing.reproduce(version, seed=seed, runs=runs, **how)
     table = Table("", "seeds", "test error", "errors", box=None, padding=(0, 2, 0, 0))
     seeds = told["seeds"]
     for each, errors in zip(seeds["seeds"], seeds["errors"], strict=True):

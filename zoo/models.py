@@ -355,12 +355,22 @@ def nin_dsn(
 def _as_trained(trained, variant):
     """What a net has that these weights fit: arguments of `nin`."""
     own = trained.trunk
-    if not pretrained.factories(own):
+    filters = {layer.name: layer.filters for layer in own.layers if isinstance(layer, MLPConv)}
+    if "mlpconv1" not in filters:
         raise ValueError(f"{trained.version} is no nin: it has no layer mlpconv1.")
+    pairs = [
+        pair
+        for index, block in enumerate(_VARIANTS[variant].blocks, 1)
+        # From the last: with linear taps, the first convolution is not in the MLPConv.
+        for pair in zip(filters.get(f"mlpconv{index}", ())[::-1], block.filters[::-1], strict=False)
+    ]
+    # Any factor between these gives the same numbers of filters, which are rounded.
+    least = max((filters - 0.5) / full for filters, full in pairs)
+    most = min((filters + 0.5) / full for filters, full in pairs)
     return {
         "input_shape": own.input_shape[1:],
         "classes": own.output_shape[-1],
-        "width": own.get_layer("mlpconv1").filters[0] / _VARIANTS[variant].blocks[0].filters[0],
+        "width": (least + most) / 2,
         "preprocessing": trained.preprocessing(),
     }
 

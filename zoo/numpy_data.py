@@ -96,7 +96,6 @@ def _cropped(augmentation, images, draws):
 
 
 def _cut_out(side, images, draws):
-    images = images.copy()
     for image, down, right in zip(images, *draws, strict=True):
         top, left = (
             int(np.float32(draw) * np.float32(size)) - side // 2

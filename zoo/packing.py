@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo import files
+from zoo import files, pretrained
 from zoo.data import load, prepared_file
 from zoo.recipe import RecipeError
 
@@ -115,11 +115,14 @@ def _data(recipe):
 
 def _teachers(recipe):
     """The models that a recipe names in its field `teachers`."""
-    found = {}
+    found, needed = {}, (*pretrained.FILES, files.CHECKSUMS)
     for each in getattr(recipe, "teachers", ()):
         path = Path(each)
         if path.is_absolute() or ".." in path.parts:
             raise RecipeError(f"A packed teacher lies below the current folder; received {each!r}.")
+        if (version := pretrained.newest(path)) is not None:
+            found |= {str(version / name): version / name for name in needed}
+            continue
         model = path if path.suffix == ".keras" else path / "model.keras"
         if not model.is_file():
             raise RecipeError(f"There is no teacher {str(model)!r} to pack: train it first.")

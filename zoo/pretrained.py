@@ -19,7 +19,7 @@ from zoo import deep_supervision, files, layers, preprocessing  # noqa: F401
 MODEL = "assets.extra/model.keras"
 CARD = "assets.extra/card.json"
 LABELS = "assets.extra/labels.txt"
-_READ = (MODEL, CARD, LABELS)
+FILES = (MODEL, CARD, LABELS)
 _HEADS = ("class_maps", "logits")
 
 
@@ -46,8 +46,8 @@ class Trained:
         Its heads, the companions' too, keep their own where it has another number of classes.
 
         Raises:
-            ValueError: for other preprocessing, or a layer that the trained net does not have in
-                that shape.
+            ValueError: for other preprocessing, or a layer that only one of the nets has or that
+                has another shape or, for the class maps, another activation.
         """
         if preprocessing_of(model) != preprocessing_of(self.model):
             raise ValueError(
@@ -58,17 +58,19 @@ class Trained:
         heads = set(_HEADS) | {head.name for head in getattr(model, "companions", {}).values()}
         if getattr(model, "trunk", model).output_shape == self.trunk.output_shape:
             heads = set()
-        for name in sorted(ours.keys() - heads):
-            shapes = [tuple(each.shape) for each in ours[name]]
-            trained = [tuple(each.shape) for each in theirs.get(name, [])]
-            if shapes != trained:
-                pairs = itertools.zip_longest(shapes, trained)
+        # A plain net may leave the companions behind, but nothing that its answers come from.
+        for name in sorted((ours.keys() | _by_name(self.trunk).keys()) - heads):
+            told = _told(ours.get(name)), _told(theirs.get(name))
+            if told[0] != told[1]:
+                pairs = itertools.zip_longest(*told, fillvalue="nothing there")
                 one, other = next(pair for pair in pairs if pair[0] != pair[1])
                 raise ValueError(
-                    f"The layer {name!r} has a weight of the shape {one}; in {self.version} it is "
-                    f"{other}. With weights, leave width and variant out, and keep the channels."
+                    f"The layer {name!r} has {one}; in {self.version} it has {other}. With weights "
+                    "leave width out, keep the channels, and give the variant, head and final_relu "
+                    "that these were trained with."
                 )
-            for variable, value in zip(ours[name], theirs[name], strict=True):
+        for name in ours.keys() - heads:
+            for variable, value in zip(ours[name].weights, theirs[name].weights, strict=True):
                 variable.assign(value)
         return model
 
@@ -87,9 +89,7 @@ def load(weights, *, with_companions=False):
     """
     if isinstance(weights, Trained):
         return weights
-    version = find(weights)
-    _check_checksums(version)
-    card = json.loads((version / CARD).read_text(encoding="utf-8"))
+    version, card = read_card(weights)
     labels = (version / LABELS).read_text(encoding="utf-8").splitlines()
     trained = Trained(keras.models.load_model(version / MODEL, compile=False), card, version)
     if with_companions and trained.trunk is trained.model:
@@ -112,12 +112,15 @@ def load(weights, *, with_companions=False):
     return trained
 
 
-def factories(model):
-    """Whose weights a model has: ["nin"], ["nin", "nin_dsn"], or of another net []."""
-    trunk = getattr(model, "trunk", model)
-    if not any(layer.name == "mlpconv1" for layer in trunk.layers):
-        return []
-    return ["nin"] if trunk is model else ["nin", "nin_dsn"]
+def read_card(weights):
+    """(version, its card) of what `weights` names, after a look at the checksums.
+
+    Raises:
+        ValueError: for weights that are not there, or files that are not those exported.
+    """
+    version = find(weights)
+    _check_checksums(version)
+    return version, json.loads((version / CARD).read_text(encoding="utf-8"))
 
 
 def preprocessing_of(model):
@@ -146,10 +149,20 @@ def _before(trunk):
 
 
 def _by_name(model):
-    """{name: variables} of the layers that have such, those of the companions too."""
+    """{name: layer} of the layers that have weights, those of the companions too."""
     trunk = getattr(model, "trunk", model)
     heads = getattr(model, "companions", {}).values()
-    return {each.name: each.weights for each in (*trunk.layers, *heads) if each.weights}
+    return {each.name: each for each in (*trunk.layers, *heads) if each.weights}
+
+
+def _told(layer):
+    """What two layers of one name must have in common."""
+    if layer is None:
+        return []
+    told = [f"a weight of the shape {tuple(each.shape)}" for each in layer.weights]
+    if layer.name == "class_maps":  # whose ReLU is an argument of `nin`
+        told.append(f"the activation {layer.get_config()['activation']}")
+    return told
 
 
 def names():
@@ -165,10 +178,8 @@ def find(weights):
     """The version that `load` reads: of a data set, a name or a path; raises ValueError."""
     known = names()
     folder = known.get(f"{weights}_nin_dsn") or known.get(str(weights)) or Path(weights)
-    found = [file.parents[1] for file in (*folder.glob(f"*/{MODEL}"), *folder.glob(MODEL))]
-    numbered = [each for each in found if each.name.isdecimal()] or found
-    if numbered:
-        return max(numbered, key=lambda each: int(each.name) if each.name.isdecimal() else 0)
+    if (version := newest(folder)) is not None:
+        return version
     nearest = difflib.get_close_matches(str(weights), known, 1)
     hint = (
         f"Did you mean {nearest[0]!r}?" if nearest else f"There are {', '.join(known) or 'none'}."
@@ -176,10 +187,19 @@ def find(weights):
     raise ValueError(f"There are no trained weights {str(weights)!r}. {hint}")
 
 
+def newest(folder):
+    """The newest version in `folder`, or `folder` if it is one; None without trained weights."""
+    found = [file.parents[1] for file in (*folder.glob(f"*/{MODEL}"), *folder.glob(MODEL))]
+    numbered = [each for each in found if each.name.isdecimal()] or found
+    if not numbered:
+        return None
+    return max(numbered, key=lambda each: int(each.name) if each.name.isdecimal() else 0)
+
+
 def _check_checksums(version):
     """Compare what will be read, and before it is, with SHA256SUMS."""
     listed = files.listed_checksums(version)
-    wrong = [name for name in _READ if listed.get(name) != files.sha256(version / name)]
+    wrong = [name for name in FILES if listed.get(name) != files.sha256(version / name)]
     if wrong:
         raise ValueError(
             f"Changed in {version} since its export: {', '.join(wrong)}. Nothing was loaded; fetch "

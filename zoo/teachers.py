@@ -52,11 +52,17 @@ def _read(path):
     file = path if path.suffix == ".keras" else path / "model.keras"
     if file.is_file():
         return keras.models.load_model(file, compile=False)
-    versions = [each for each in path.glob("*/saved_model.pb") if each.parent.name.isdigit()]
-    versions.sort(key=lambda each: int(each.parent.name))
-    exports = [*versions, *path.glob("saved_model.pb")]
+    if path.parent.name == "saved_models" and not path.exists():
+        path = pretrained.names().get(path.name, path)  # a recipe's teacher, from another folder
+    versions = [each for each in path.glob("*") if each.name.isdecimal()]
+    exports = [
+        each
+        for each in (path, *sorted(versions, key=lambda each: int(each.name)))
+        # The second alone: in an archive of `zoo pack`.
+        if (each / "saved_model.pb").is_file() or (each / pretrained.MODEL).is_file()
+    ]
     if exports:
-        return _exported(exports[-1].parent)
+        return _exported(exports[-1])
     recipe = path.parent.name if path.parent.parent.name == "runs" else None
     if recipe is None:
         raise TeacherError(
@@ -199,6 +205,8 @@ def open_cache(file):
         if contents.pop("sha256").tobytes() != _sha256(header, contents):
             raise ValueError("its checksum is wrong")
         keys = json.loads(header)
+        # What `Augmentation` could not yet do when they were computed, it did not do.
+        keys["augmentation"] = {**asdict(AS_THEY_ARE), **keys["augmentation"]}
         if keys["format"] != FORMAT:
             raise ValueError(f"its format is {keys['format']}, not {FORMAT}")
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:

@@ -294,7 +294,7 @@ class _Session:
         path = self.folder / "versions.json"
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
-            for key in ("packages", "hardware", "backend", "strategy", "precision"):
+            for key in ("commit", "packages", "hardware", "backend", "strategy", "precision"):
                 if key in before and before[key] != versions[key]:
                     self.warn(f"Resumed with other {key}: {before[key]}, now {versions[key]}.")
 

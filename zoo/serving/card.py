@@ -107,9 +107,14 @@ def over_seeds(records):
     Raises:
         RepeatError: for runs that differ in more than the seed, or two of one seed.
     """
-    # What "auto" chose counts too: it depends on the processor.
+    # What "auto" chose counts too: it depends on the processor; and who lay where a teacher lies.
     fields = [
-        {**each["recipe"]["fields"], "seed": None, "precision": each["versions"].get("precision")}
+        {
+            **each["recipe"]["fields"],
+            "seed": None,
+            "precision": each["versions"].get("precision"),
+            "teacher": each["results"].get("teacher"),
+        }
         for each in records
     ]
     for each, other in zip(records, fields, strict=True):
@@ -210,5 +215,4 @@ def page(base, told):
     environment.filters["percent"] = lambda share: "-" if share is None else f"{100 * share:.2f} %"
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     pictures = sorted(path.name for path in (base / "examples").glob("*.png"))
-    trained = (base / str(told["version"]) / pretrained.MODEL).is_file()
-    return template.render(told, pictures=pictures, trained=trained)
+    return template.render(told, pictures=pictures)

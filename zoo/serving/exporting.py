@@ -8,6 +8,7 @@ that aborts. So a version is written in a hidden folder, run there as the server
 renamed; and every check of an input is an operation of the graph.
 """
 
+import contextlib
 import pathlib
 import shutil
 import tempfile
@@ -18,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import fingerprint_pb2
 
-from zoo import files, pretrained
+from zoo import files, models, pretrained
 from zoo.arithmetic import in_float32
 from zoo.serving import card, examples, served, signatures, verifying, warmup
 from zoo.serving.asked import Asked
@@ -272,7 +273,11 @@ def _answers(model, every_exit, images):
 
 
 def _factories(keras_file, images, probabilities):
-    """Whose weights the file has, which must answer as the model that is exported does."""
+    """Which of `nin` and `nin_dsn` take the weights of the file by its name alone, tried out.
+
+    Raises:
+        ExportError: for a file that does not answer as the model that is exported does.
+    """
     if keras_file is None:
         return []
     model = keras.models.load_model(keras_file, compile=False)
@@ -282,7 +287,14 @@ def _factories(keras_file, images, probabilities):
             f"Received keras_file={str(keras_file)!r}, which does not answer as the model does; "
             "expected the file of the same trained model."
         )
-    return pretrained.factories(model)
+    trained, fitting = pretrained.Trained(model, {}, pathlib.Path(keras_file)), []
+    for factory in (models.nin, models.nin_dsn):
+        if factory is models.nin_dsn and trained.trunk is model:
+            continue
+        with contextlib.suppress(ValueError):
+            factory(weights=trained)
+            fitting.append(factory.__name__)
+    return fitting
 
 
 def _publish(draft, base, version):
