@@ -34,10 +34,17 @@ class Recipe(zoo.recipe.Recipe):
 
         return zoo.Distiller(
             student=net,
-            teacher=teachers.load(self.teacher or self._generation_before()),
+            teacher=teachers.load(self.teachers[0]),
             temperature=self.temperature,
             soft_weight=self.soft_weight,
         )
+
+    @property
+    def teachers(self):
+        """For `zoo pack` too."""
+        if self.generation == 0:
+            return ()
+        return (self.teacher or self._generation_before(),)
 
     def _generation_before(self):
         seed = [f"seed={self.seed}"] if self.seed else []

@@ -1,5 +1,6 @@
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,18 @@ def test_a_folder_of_photographs_is_trained_evaluated_exported_and_asked(
     evaluated = said(capsys, "evaluate", run)
     assert "accuracy 100.00 %" in evaluated
     assert "grass" in evaluated
+    others = shutil.copytree(folder, tmp_path / "others")
+    assert "errors in 12" in said(capsys, "evaluate", run, "--data", others)  # of all sizes
+    for file in others.glob("*/*.jpg"):
+        Image.open(file).convert("L").save(file)
+    assert "(16, 16, 1); the run's are (16, 16, 3)" in refused(
+        capsys, "evaluate", run, "--data", others
+    )
+    # With an image less the others are divided anew.
+    (folder / "sky" / "00.jpg").rename(tmp_path / "00.jpg")
+    for command in ("evaluate", "report"):
+        assert "may be among those trained on" in refused(capsys, command, run)
+    (tmp_path / "00.jpg").rename(folder / "sky" / "00.jpg")
 
     export = tmp_path / "saved_models" / "photographs"
     said(capsys, "export", run, "--out", export, "--exits")

@@ -423,7 +423,7 @@ def test_a_folder_of_class_folders_is_split_once(folder):
     assert contents(training, test) == sorted(files)
 
 
-@pytest.mark.parametrize("held_out", ["test", "val", "validation"])
+@pytest.mark.parametrize("held_out", ["test", "val", "valid", "validation"])
 def test_folders_named_after_splits_are_the_splits(folder, held_out):
     folder.rename(folder.parent / "train")
     for name in ("cat", "dog"):
@@ -440,6 +440,21 @@ def test_folders_named_after_splits_are_the_splits(folder, held_out):
     for split in ("train", "test"):
         with pytest.raises(DataError, match=r"differ in the class folders \['cat', 'cats'\]"):
             load(folder, split)
+
+
+def test_a_folder_in_the_place_of_an_image_is_no_reason_to_delete_it(folder):
+    (folder / "cat" / "more").mkdir()
+    with pytest.raises(DataError, match=r"more is a folder; expected .*/CLASS/IMAGE, or"):
+        load(folder, skip_corrupt=0.5)
+
+
+def test_one_image_less_is_another_data_set(folder):
+    before = load(folder, "test").identity
+    assert load(folder, "test").identity == before
+    next(folder.glob("cat/*.png")).unlink()
+    after = load(folder, "test").identity
+    assert after[:2] == before[:2]  # as many, of the same classes; and others
+    assert after != before
 
 
 def one_pixel(tmp_path, image, **options):
@@ -552,7 +567,7 @@ def test_folders_without_two_full_classes_are_refused(folder, tmp_path):
     with pytest.raises(DataError, match="emu is empty; expected images"):
         load(folder)
     (folder / "emu/nest").mkdir()
-    with pytest.raises(DataError, match="nest is not an image"):
+    with pytest.raises(DataError, match="nest is a folder"):
         load(folder)
     with pytest.raises(DataError, match=r"cat has the class folders \[\]; expected two or more"):
         load(folder / "cat")

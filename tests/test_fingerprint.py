@@ -67,6 +67,7 @@ def test_the_precision_that_a_model_calculates_in_makes_no_other_model():
     assert mixed.get_layer("mlpconv1").compute_dtype == "bfloat16"
     mixed.set_weights(known.get_weights())
     assert fingerprint(mixed) == fingerprint(known)
+
     # Compiled with a loss that Keras could not make again, too.
     def own(labels, logits):
         return logits

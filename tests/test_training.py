@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 
+import zoo.data
 import zoo.recipe
 import zoo.training
 from zoo import checkpoint
@@ -244,9 +245,45 @@ def test_a_run_that_goes_on_with_other_code_says_so(file, tmp_path):
     (folder / "results.json").unlink()
     versions = json.loads((folder / "versions.json").read_text())
     (folder / "versions.json").write_text(json.dumps({**versions, "commit": "0123abc"}))
+    file.write_text(RECIPE + "\n# The fields are the same.\n")
     run(file, tmp_path, epochs=1)
-    told = f"Resumed with other commit: 0123abc, now {versions['commit']}."
-    assert told in json.loads((folder / "results.json").read_text())["warnings"]
+    first, second = json.loads((folder / "results.json").read_text())["warnings"]
+    assert first == f"Resumed with other commit: 0123abc, now {versions['commit']}."
+    assert second.startswith(f"Resumed with other recipe: {versions['recipe']}, now ")
+
+
+def test_a_run_is_not_resumed_with_other_images(file, tmp_path, monkeypatch):
+    folder = run(file, tmp_path, epochs=1)
+    data = json.loads((folder / "results.json").read_text())["data"]
+    assert {split: count for split, (count, *_) in data.items()} == {"train": 1438, "test": 359}
+    (folder / "results.json").unlink()
+    read = zoo.data.load
+
+    def fewer(*arguments, **how):
+        data = read(*arguments, **how)
+        return data._take(np.arange(1, data.examples))
+
+    monkeypatch.setattr(zoo.data, "load", fewer)
+    with pytest.raises(zoo.recipe.RecipeError, match=r"begun with the images .*1438.* now .*1437"):
+        run(file, tmp_path, epochs=1)
+
+
+def test_averaged_weights_ship_also_after_a_kill_at_the_end(file, tmp_path):
+    variant(
+        file,
+        """
+def optimizer(self, steps):
+    return keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9)
+""",
+    )
+    folder = run(file, tmp_path, epochs=1)
+    shipped = keras.models.load_model(folder / "model.keras").get_weights()
+    for name in ("results.json", "model.keras"):
+        (folder / name).unlink()  # as if the kill had come just before they were written
+    run(file, tmp_path, epochs=1)
+    again = keras.models.load_model(folder / "model.keras").get_weights()
+    for one, other in zip(shipped, again, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_two_processes_do_not_train_in_one_folder(file, tmp_path):
@@ -330,6 +367,16 @@ def test_a_failed_checkpoint_costs_a_warning_and_not_the_run(file, tmp_path, mon
     assert "No space left on device" in capsys.readouterr().out
     assert checkpoint.latest_step(folder / "checkpoints") == calls[0]
     assert json.loads((folder / "results.json").read_text())["epochs"] == 2
+
+
+def test_what_could_not_be_saved_is_not_said_to_be(file, tmp_path, monkeypatch):
+    def full_disk(*arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    variant(file, STOP_AT_STEP_20)
+    monkeypatch.setattr(zoo.training, "_write_metrics", full_disk)  # as full as for the state
+    with pytest.raises(zoo.training.TrainingError, match=r"could not be saved .*No space left"):
+        run(file, tmp_path)
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_told(file, tmp_path):

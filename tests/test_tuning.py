@@ -3,9 +3,11 @@
 import _thread
 import contextlib
 import csv
+import dataclasses
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -19,6 +21,7 @@ import keras_tuner.engine.trial
 import numpy as np
 import pytest
 
+import zoo.cli
 import zoo.data
 import zoo.recipe
 import zoo.training
@@ -123,7 +126,7 @@ def test_a_search_says_what_its_runs_say_goes_on_and_survives_torn_files(file, c
         with open(run / "metrics.csv", newline="") as lines:
             last = list(csv.DictReader(lines))[-1]
         assert 360 * (1 - float(last["val_accuracy"])) == pytest.approx(int(row["errors"]), abs=0.1)
-    best = f"zoo train quick --learning-rate {found[0]['learning_rate']} --units"
+    best = f"zoo train {file} --learning-rate {found[0]['learning_rate']} --units"
     assert best in (folder / "trials.md").read_text()
     assert best in capsys.readouterr().out
     assert (folder / "trials.png").stat().st_size > 10_000
@@ -176,6 +179,31 @@ def test_of_trials_of_several_lengths_the_longest_come_first(file):
 
 def diverging(file, rates):
     file.write_text(RECIPE.replace('hp.Float("learning_rate", 1e-3, 1.0, sampling="log")', rates))
+
+
+def test_the_best_command_trains_the_best_and_is_one_that_can_be_typed(file, monkeypatch):
+    recipe = """    flip: bool = True
+    stream: bool | None = None
+
+    def search(self, hp):
+        return replace(self, flip=hp.Boolean("flip"), units=hp.Choice("units", [4, 8]))
+
+    def search_"""
+    file.write_text(RECIPE.replace("    def search", recipe, 1))
+    make = zoo.recipe.load(file)
+    given = make(data="some folder", image_size=(8, 9), stream=True, epochs=3, validation=0.1)
+    space = zoo.tuning._space(given, [])
+    search = zoo.tuning._Search(given, file, file.parent, "random", space, 1, {}, None)
+    told = search._command({"flip": False, "units": None})  # a field that this trial has not
+    assert told == (
+        f"zoo train {file} --data 'some folder' --image-size 8 9 --stream True --no-flip"
+    )
+    seen, (described, options, _) = [], zoo.cli.OF_A_RECIPE["train"]
+    look = (described, options, lambda recipe, *others: seen.append(recipe))
+    monkeypatch.setitem(zoo.cli.OF_A_RECIPE, "train", look)
+    zoo.cli.main(shlex.split(told)[1:])
+    expected = make(data="some folder", image_size=(8, 9), stream=True, flip=False)
+    assert dataclasses.asdict(seen[0]) == dataclasses.asdict(expected)
 
 
 def test_a_trial_that_diverges_has_no_score_and_the_search_goes_on(file, capsys):
@@ -363,7 +391,7 @@ def test_a_chief_and_two_tuners_share_the_trials_though_one_is_killed(
     assert begun == ["0", "1", "2"]  # none twice, none by the chief
     assert read(runs(folder)["0"], "results")["resumed"] == 1
     assert "Trial" not in told
-    assert "zoo train quick --learning-rate" in told
+    assert f"zoo train {file} --units 8 --learning-rate" in told
     assert "the chief has the table" in ended[0][0]
     assert {read(run, "recipe")["fields"]["units"] for run in runs(folder).values()} == {8}
 

@@ -93,8 +93,8 @@ def _train(recipe, file, options, flags):
     if not (folder / "model.keras").is_file():  # a worker whose chief writes elsewhere
         return
     print()
-    if options.page:
-        print(f"The page   {folder / 'report.html'}")
+    page = folder / "report.html"
+    print(f"The page   {page if page.is_file() else f'zoo report {folder} draws it'}")
     print(f"The model  {folder / 'model.keras'}")
     print(f"Next       zoo predict {folder} IMAGE...    zoo export {folder}")
 
@@ -198,7 +198,8 @@ def evaluate(run: Positional[Path], data: str | None = None):
 
     Args:
         run: a run folder.
-        data: another data set than the recipe's; its test images are used.
+        data: another data set than the recipe's; its test images are used, 20 % of a folder that
+            is not divided. Resized to what the model takes.
     """
     results, fields = _results(run), _fields(run)
     _import_tensorflow()
@@ -206,13 +207,35 @@ def evaluate(run: Positional[Path], data: str | None = None):
     from zoo import predicting
 
     how = {key: fields[key] for key in ("image_size", "stream", "skip_corrupt") if key in fields}
+    model = predicting.load_model(run)
+    *size, channels = model.input_shape[1:]
+    if data:
+        how["image_size"] = tuple(size)
     test = zoo.data.load(data or fields["data"], "test", **how)
+    if test.image_shape != (*size, channels):
+        raise UsageError(
+            f"{test.name} has images of the shape {test.image_shape}; the run's are "
+            f"{(*size, channels)}."
+        )
+    if not data:
+        _refuse_other_images(results, test)
     if list(test.label_names) != results["label_names"]:
         raise UsageError(
             f"{test.name} has the classes {', '.join(test.label_names)}; the run has "
             f"{', '.join(results['label_names'])}."
         )
-    predicting.show_evaluation(predicting.load_model(run), test)
+    predicting.show_evaluation(model, test)
+
+
+def _refuse_other_images(results, judging):
+    """With an image more or less, a folder is divided anew: some of these were trained on."""
+    told = results.get("data", {}).get(judging.split)
+    if told not in (None, judging.identity):
+        raise UsageError(
+            f"{judging.name} has changed: the run was judged on the {judging.split} images {told}, "
+            f"which now are {judging.identity}, and may be among those trained on. Put them back, "
+            "or train again."
+        )
 
 
 def predict(
@@ -459,6 +482,7 @@ def report(run: Positional[Path]):
     # Of a run that came from elsewhere, the recipe of the same name.
     file = file if file.is_file() else recipes.find(recorded["recipe"])
     _, judging = recipes.load(file)(**fields).datasets()
+    _refuse_other_images(_results(run), judging)
     print(zoo.report.write(run, predicting.load_model(run), judging))
 
 

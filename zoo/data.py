@@ -9,6 +9,7 @@ import difflib
 import itertools
 import os
 import re
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -156,7 +157,8 @@ class ImageData:
 
     Images (n, h, w) get a channel, labels (n, 1) lose an axis, and other types of whole numbers
     are converted. `zoo.streaming.PackedImages` stay on disk; all that is asked of them here is the
-    same, to the bit. `skipped` says of each image that was left out which it is, and why.
+    same, to the bit. `skipped` says of each image that was left out which it is, and why. `source`
+    tells what they were divided from, where they were.
 
     Raises:
         DataError: for images that are not whole numbers 0..255 or not grey or RGB, labels that are
@@ -169,6 +171,7 @@ class ImageData:
     labels: np.ndarray = field(repr=False)
     label_names: tuple
     skipped: tuple = field(default=(), repr=False)
+    source: str = field(default="", repr=False)
 
     def __post_init__(self):
         where = f"{self.name} ({self.split})"
@@ -209,6 +212,11 @@ class ImageData:
     def classes(self):
         """The number of classes."""
         return len(self.label_names)
+
+    @property
+    def identity(self):
+        """[how many images, a checksum of their labels, `source`]: what a run remembers of them."""
+        return [self.examples, _checksum(self.labels.astype("<i8").tobytes()), self.source]
 
     @property
     def image_shape(self):
@@ -466,8 +474,9 @@ def load(
     """The "train" or "test" images of a data set, a folder or a file.
 
     The name of a data set means the data set, even where a folder is called so: "./mnist" or a
-    `pathlib.Path` means the folder. What brings no test images of its own is split once and for
-    all: 80 % of each class for training and 20 % for test.
+    `pathlib.Path` means the folder. What brings no test images of its own is split in the
+    same way each time, 80 % of each class for training and 20 % for test; with one image more or
+    less, in another way.
 
     Arguments:
         name_or_path: one of
@@ -475,7 +484,7 @@ def load(
             an image classification set of TensorFlow Datasets, such as "mnist": where there is no
             test split, validation takes its place;
             a folder FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAGE with FOLDER/test (else val,
-            else validation) beside it. Photographs are turned upright as their EXIF data say, 1
+            valid or validation) beside it. Photographs are turned upright as their EXIF data say, 1
             and 16-bit grey become 8-bit grey, palettes and other colours RGB, and transparency is
             dropped. Hidden files are passed over;
             an .npz file of images and labels, or of x_train, y_train, x_test and y_test.
@@ -534,7 +543,8 @@ def _read_prepared(name_or_path, split, image_size):
     with np.load(file, allow_pickle=False) as arrays:
         names = tuple(str(name) for name in arrays["label_names"])
         images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
-        return ImageData(str(arrays["name"]), split, images, labels, names)
+        source = str(arrays[f"source_{split}"])
+        return ImageData(str(arrays["name"]), split, images, labels, names, source=source)
 
 
 def _read_digits(split):
@@ -567,7 +577,10 @@ def _read_npz(path, split):
 
 
 def _read_folder(folder, split, image_size, stream, skip_corrupt):
-    train, test = folder / "train", [folder / name for name in ("test", "val", "validation")]
+    train, test = (
+        folder / "train",
+        [folder / name for name in ("test", "val", "valid", "validation")],
+    )
     test = next((place for place in test if place.is_dir()), None)
     divided = train.is_dir() and test is not None
     if not divided:
@@ -582,21 +595,29 @@ def _read_folder(folder, split, image_size, stream, skip_corrupt):
         for label, name in enumerate(label_names)
         for file in _visible(root / name, "images")
     ]
+    for file, _ in files:
+        if file.is_dir():
+            raise DataError(
+                f"{file} is a folder; expected {root}/CLASS/IMAGE, or {folder}/train and "
+                f"{folder}/test with such folders of classes."
+            )
     skipped = []
     decoded = _whole(files, int(skip_corrupt * len(files)), skipped)
     name = folder.resolve().name
 
-    def source():
+    def contents():
         found = ((file.relative_to(root), file.stat(), label) for file, label in files)
         return [[str(f), s.st_size, s.st_mtime_ns, label] for f, s, label in found]
 
-    origin = (name, lambda: [str(root.resolve()), image_size, source()])
+    origin = (name, lambda: [str(root.resolve()), image_size, contents()])
     images, labels, skipped = _stack(decoded, len(files), image_size, stream, origin, skipped)
     _refuse_too_many(skipped, int(skip_corrupt * len(files)), len(files))
     lost = np.setdiff1d(np.arange(len(label_names)), labels)
     if lost.size:
         raise DataError(f"{root / label_names[lost[0]]}: none of its images could be read.")
-    data = ImageData(name, split, images, labels, label_names, tuple(skipped))
+    named = "\n".join(file.relative_to(root).as_posix() for file, _ in files)
+    source = f"files {_checksum(named.encode())}"
+    data = ImageData(name, split, images, labels, label_names, tuple(skipped), source)
     return data if divided else _divide(data, split)
 
 
@@ -788,8 +809,14 @@ def _resize(image, image_size):
 
 
 def _divide(whole, split):
+    count, labels, source = whole.identity
+    whole = dataclasses.replace(whole, source=f"{source} {count} images {labels}".strip())
     training, test = whole.holdout(0.2)
     return training if split == "train" else dataclasses.replace(test, split="test")
+
+
+def _checksum(content):
+    return f"{zlib.crc32(content):08x}"
 
 
 def _as_uint8(images, where):

@@ -82,7 +82,9 @@ def pack(recipe, file, out, name=None):
     zoo = Path(__file__).parent
     modules = [path for path in zoo.rglob("*") if path.suffix in (".py", ".jinja")]
     packed = {
-        f"zoo/{path.relative_to(zoo)}": path for path in modules if "recipes" not in path.parts
+        f"zoo/{path.relative_to(zoo)}": path
+        for path in modules
+        if "recipes" not in path.relative_to(zoo).parts
     }
     packed |= {f"recipes/{file.name}": file, **_teachers(recipe), **_needs()}
     record = {"recipe": file.name, "name": name, "fields": dataclasses.asdict(recipe)}
@@ -106,6 +108,7 @@ def _data(recipe):
         how = {key: getattr(recipe, key) for key in ("image_size", "stream", "skip_corrupt")}
         data = load(recipe.data, split, **how)
         arrays[f"x_{split}"], arrays[f"y_{split}"] = data.images, data.labels
+        arrays[f"source_{split}"] = np.array(data.source, str)
     written = io.BytesIO()
     np.savez(
         written, name=np.array(data.name), label_names=np.array(data.label_names, str), **arrays
@@ -120,8 +123,10 @@ def _teachers(recipe):
         path = Path(each)
         if path.is_absolute() or ".." in path.parts:
             raise RecipeError(f"A packed teacher lies below the current folder; received {each!r}.")
-        if (version := pretrained.newest(path)) is not None:
-            found |= {str(version / name): version / name for name in needed}
+        folder = pretrained.located(path)
+        if (version := pretrained.newest(folder)) is not None:
+            there = path / version.relative_to(folder)
+            found |= {str(there / name): version / name for name in needed}
             continue
         model = path if path.suffix == ".keras" else path / "model.keras"
         if not model.is_file():

@@ -187,6 +187,12 @@ def find(weights):
     raise ValueError(f"There are no trained weights {str(weights)!r}. {hint}")
 
 
+def located(path):
+    """`path`; or if it is not there but named saved_models/NAME, the export of that name."""
+    missing = path.parent.name == "saved_models" and not path.exists()
+    return names().get(path.name, path) if missing else path
+
+
 def newest(folder):
     """The newest version in `folder`, or `folder` if it is one; None without trained weights."""
     found = [file.parents[1] for file in (*folder.glob(f"*/{MODEL}"), *folder.glob(MODEL))]

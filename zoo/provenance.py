@@ -21,14 +21,16 @@ def versions(recipe, deterministic, strategy):
         keras.backend.backend(), [keras.backend.backend()]
     )
     here = Path(__file__).parent
+    # Installed, it may lie in a folder of another repository, whose commit says nothing of it.
+    commit = _git(here, "ls-files", "--error-unmatch", __file__) and _git(here, "rev-parse", "HEAD")
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in packages},
         "backend": keras.backend.backend(),
         "strategy": distribute.described(strategy),
         "precision": dtype_policy(recipe.precision),
-        "commit": _git(here, "rev-parse", "HEAD"),
-        "dirty": bool(_git(here, "status", "--porcelain")),
+        "commit": commit,
+        "dirty": bool(commit and _git(here, "status", "--porcelain")),
         "command": _command(sys.argv),
         "seed": recipe.seed,
         "deterministic": deterministic,

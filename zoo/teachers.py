@@ -52,8 +52,7 @@ def _read(path):
     file = path if path.suffix == ".keras" else path / "model.keras"
     if file.is_file():
         return keras.models.load_model(file, compile=False)
-    if path.parent.name == "saved_models" and not path.exists():
-        path = pretrained.names().get(path.name, path)  # a recipe's teacher, from another folder
+    path = pretrained.located(path)  # from another folder than the repository's
     versions = [each for each in path.glob("*") if each.name.isdecimal()]
     exports = [
         each

@@ -118,6 +118,7 @@ def train(
                 "again since; an older commit has the one expected."
             )
         versions = provenance.versions(recipe, deterministic, strategy)
+        versions["recipe"] = files.sha256(file)
         if chief:
             # Only now: a start that was refused must not bind the folder to its fields.
             _write_json(folder / "recipe.json", record)
@@ -188,6 +189,7 @@ class _Session:
             "resumed": 0,
             "warnings": [],
         }
+        self.unsaved = None  # why the last commit failed
         self.history = []
         self.memory = None  # of the callbacks
         self.metrics = None  # of an epoch that was interrupted
@@ -209,6 +211,11 @@ class _Session:
         return getattr(self.model, "teacher_fingerprint", None)
 
     @property
+    def data(self):
+        """What tells whether the images are those that the run was begun with."""
+        return {each.split: each.identity for each in (self.training, self.judging)}
+
+    @property
     def checkpoints(self):
         return self.folder / "checkpoints"
 
@@ -225,6 +232,11 @@ class _Session:
                     f"{self.folder} was begun with the teacher {meta.get('teacher')}, which now is "
                     f"{self.teacher}: it was trained again. Choose another --name."
                 )
+            if meta.get("data", self.data) != self.data:
+                raise RecipeError(
+                    f"{self.folder} was begun with the images {meta['data']}, which now are "
+                    f"{self.data}: other ones may be held out. Choose another --name."
+                )
             self.position["resumed"] += 1
             self.progress.say(f"Resumed {self.folder} at step {self.position['step']}.")
         for commit in damaged:
@@ -236,6 +248,10 @@ class _Session:
     def fit(self):
         """Keras' own fit, over what is left."""
         if self.position["finished"]:
+            # Of use_ema: Keras makes the averages the weights after the last state was saved.
+            with distribute.scope(self.strategy):
+                optimizer = self.model.optimizer
+                optimizer.finalize_variable_values(self.model.trainable_variables)
             return
         done = self.position["step"]
         self.progress.start(self.recipe.epochs, self.steps_an_epoch, done, self.judged_on)
@@ -294,7 +310,8 @@ class _Session:
         path = self.folder / "versions.json"
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
-            for key in ("commit", "packages", "hardware", "backend", "strategy", "precision"):
+            compared = ("commit", "recipe", "packages", "hardware", "backend", "strategy")
+            for key in (*compared, "precision"):
                 if key in before and before[key] != versions[key]:
                     self.warn(f"Resumed with other {key}: {before[key]}, now {versions[key]}.")
 
@@ -335,10 +352,14 @@ class _Session:
             "callbacks": callbacks,
             "metrics": metrics,
             "teacher": self.teacher,
+            "data": self.data,
         }
+        self.unsaved = None
         try:
             checkpoint.save(self.checkpoints, self.position["step"], self.variables, meta)
+            _write_metrics(self.folder / "metrics.csv", self.history)
         except OSError as error:
+            self.unsaved = error
             self.progress.warn(
                 f"The checkpoint of step {self.position['step']} could not be written ({error}); "
                 "training goes on, the last good one is kept."
@@ -377,6 +398,7 @@ class _Session:
             "parameters": model.count_params(),
             "label_names": self.names,
             "teacher": self.teacher,
+            "data": self.data,
             "warnings": self.position["warnings"],
             "resumed": self.position["resumed"],
         }
@@ -385,12 +407,13 @@ class _Session:
             results["exits"] = self.exits(supervised)
             _save_uncompiled(supervised, self.folder / predicting.WITH_COMPANIONS)
         _write_metrics(self.folder / "metrics.csv", self.history)
+        if page:
+            self.write_examples()
         # Written last but for the page, which can be drawn again: its presence says "complete".
         _write_json(self.folder / "results.json", results)
         if page:
             from zoo import report
 
-            self.write_examples()
             report.write(self.folder, model, self.judging)
         self.progress.say(
             f"{self.judged_on} accuracy {100 * results['accuracy']:.2f} % "
@@ -568,7 +591,6 @@ class _State(keras.callbacks.Callback):
         position["epoch"] = epoch + 1
         position["finished"] = self.model.stop_training or epoch + 1 == self.params["epochs"]
         self._save(None)
-        _write_metrics(self.session.folder / "metrics.csv", self.session.history)
         self.session.progress.epoch(row)
         self._leave_if_asked()
 
@@ -585,6 +607,11 @@ class _State(keras.callbacks.Callback):
     def _leave_if_asked(self):
         if self.session.position["finished"]:
             return
+        if self.ballot.agreed > _SAVE and self.session.unsaved:
+            raise TrainingError(
+                f"Stopped, and the state could not be saved ({self.session.unsaved}); the last "
+                "good one is kept."
+            )
         if self.ballot.agreed == _TIME_UP:
             raise TimeUp(self.session.position["step"])
         if self.ballot.agreed > _SAVE:
@@ -631,7 +658,7 @@ def locked(folder):
     with open(folder / ".lock", "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise RecipeError(f"Another process is training in {folder}.") from None
         yield
 

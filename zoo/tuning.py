@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import shlex
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from zoo import figures, files, training
-from zoo.recipe import RecipeError
+from zoo.recipe import RecipeError, names
 from zoo.studies import Table
 
 TUNERS = ("bayesian", "hyperband", "random")
@@ -243,6 +244,7 @@ class _Search:
             rows.append(
                 {
                     "trial": trial.trial_id,
+                    **dict.fromkeys(self.searched),  # of which a trial may lack some
                     **self.values(trial),
                     "errors": results["errors"],
                     "error_percent": round(results["error_percent"], 2),
@@ -270,12 +272,6 @@ class _Search:
         self.say(f"The best    {self._command(rows[0])}")
 
     def _page(self, rows, failed):
-        own = type(self.recipe)()
-        given = {
-            key: value
-            for key, value in dataclasses.asdict(self.recipe).items()
-            if value != getattr(own, key)
-        }
         first = min(self.folder.glob("trials/*/versions.json"))
         versions = json.loads(first.read_text(encoding="utf-8"))
         hardware, commit = versions["hardware"], (versions["commit"] or "unknown")[:7]
@@ -287,7 +283,7 @@ class _Search:
                 f"# Search of {self.file.stem}: {len(rows)} of {self.trials} trials",
                 f"Error (%) on {examples} held-out training images after the last epoch; the test "
                 "set was not opened. **It is evidence for this budget**: "
-                + ", ".join(f"`--{_flag(key)} {value}`" for key, value in given.items())
+                + ", ".join(f"`--{_flag(key)} {value}`" for key, value in self.given.items())
                 + (f". {failed} further trials diverged." if failed else "."),
                 f"The best: `{self._command(rows[0])}`",
                 "![The trials](trials.png)",
@@ -298,9 +294,30 @@ class _Search:
             ]
         )
 
+    @property
+    def given(self):
+        """{field: value} of what the trials have in common and the recipe not by itself."""
+        own, fields = type(self.recipe)(), dataclasses.asdict(self.recipe)
+        return {key: value for key, value in fields.items() if value != getattr(own, key)}
+
     def _command(self, row):
-        flags = (f"--{_flag(key)} {shlex.quote(str(row[key]))}" for key in self.searched)
-        return f"zoo train {self.file.stem} {' '.join(flags)}"
+        """What trains the best for as long as the recipe says, and is judged by the test set."""
+        budget = ("validation", "epochs", "steps_per_epoch")
+        values = {key: value for key, value in self.given.items() if key not in budget}
+        values |= {key: row[key] for key in self.searched if row[key] is not None}
+        known, own = names().get(self.file.stem), type(self.recipe)()
+        by_name = known is not None and known.resolve() == self.file.resolve()
+        recipe = self.file.stem if by_name else str(self.file)
+        flags = [_as_flags(key, value, getattr(own, key)) for key, value in values.items()]
+        return shlex.join(["zoo", "train", recipe, *itertools.chain(*flags)])
+
+
+def _as_flags(field, value, own):
+    """As the command line takes it, where a field that is true or false has no value."""
+    if isinstance(own, bool):
+        return [f"--{'' if value else 'no-'}{_flag(field)}"]
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [f"--{_flag(field)}", *map(str, values)]
 
 
 def _flag(field):

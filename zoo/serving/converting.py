@@ -39,8 +39,8 @@ def convert(version, form):
     """(path, furthest that a probability is off Keras' on the examples) of "onnx" or "litert".
 
     Raises:
-        ExportError: when a package is missing, or the result differs by more than 1e-5 (more for
-            an export of a model that calculates in 16 bits).
+        ExportError: when a package is missing, or the result differs by more than 1e-5 and
+            more than its card allows.
     """
     check_installed([form])
     path = version.parent / "exports" / f"{version.name}.{SUFFIX[form]}"
