@@ -74,7 +74,13 @@ class Recipe(zoo.recipe.Recipe):
             views=self.views,
             **views,
         )
-        return cache.batches(data, self.batch_size, start_step=start_step, **views)
+        return cache.batches(
+            data,
+            self.batch_size,
+            start_step=start_step,
+            temperature=self.temperature,
+            **views,
+        )
 
     def _file(self, models):
         """A name for what the soft targets depend on; the cache itself compares the contents."""

@@ -3,10 +3,12 @@
 The numbers of the defects are those of shared/notes/distillation.md, section 4.
 """
 
+import gc
 import importlib.util
 import os
 import subprocess
 import sys
+import weakref
 import zipfile
 
 import keras
@@ -729,7 +731,76 @@ def test_the_layers_of_a_deeply_supervised_student_can_be_taught(images, y):
     assert "conv1_loss" in logs
 
 
+def decoding():
+    """A student of `deep` with a decoder, of images in 0..255."""
+    student = deep()
+    heads = {"conv1": zoo.CompanionHead(CLASSES, name="head")}
+    decoders = {"conv1": zoo.DecodingHead()}
+    return zoo.DeeplySupervised(student.trunk, heads, decoders=decoders, companion_weight=0.4)
+
+
+@pytest.mark.parametrize(("labelled", "soft_weight"), [(True, 0.25), (True, 1.0), (False, 0.25)])
+def test_decoders_keep_their_weight_whoever_teaches(labelled, soft_weight, images, y):
+    student, given = decoding(), of_images()
+    distiller = zoo.Distiller(student=student, teacher=given, soft_weight=soft_weight)
+    still = {"optimizer": keras.optimizers.SGD(0.0)}
+    labels = y if labelled else None
+    logs = trained(distiller, images, labels, epochs=1, batch_size=EXAMPLES, compiling=still)
+    kernel = student.trunk.get_layer("conv1").kernel.numpy()
+    conv = 0.01 * np.square(kernel).sum()
+    share = soft_weight if labelled else 1.0
+    hard = logs["label_loss"][0] if share < 1 else 0.0
+    expected = (1 - share) * hard + share * logs["soft_target_loss"][0] + conv
+    assert logs["conv1_decoding_error"][0] > 0.01
+    np.testing.assert_allclose(
+        logs["loss"][0], expected + logs["conv1_decoding_error"][0], rtol=1e-5
+    )
+
+
+def test_images_without_a_label_are_not_counted_as_errors(images, y):
+    missing = np.arange(EXAMPLES) % 2 == 1
+    labels = np.where(missing, -1, y)
+    student = decoding()
+    right = (student.predict(images, verbose=0).argmax(1) == y)[~missing].mean()
+    distiller = zoo.Distiller(student=student, teacher=of_images())
+    distiller.compile(keras.optimizers.SGD(0.0), cross_entropy(), metrics=["accuracy"])
+    logs = distiller.fit(images, labels, batch_size=EXAMPLES, verbose=0).history
+    np.testing.assert_allclose(logs["accuracy"], right, rtol=1e-6)
+    found = distiller.evaluate(images, labels, verbose=0, return_dict=True)
+    np.testing.assert_allclose(found["accuracy"], right, rtol=1e-6)
+
+
+def test_a_student_does_not_keep_its_teacher_alive():
+    student, given = net(), teacher()
+    gone = weakref.ref(given)
+    distiller = zoo.Distiller(student=student, teacher=given)
+    del distiller, given
+    keras.backend.clear_session(free_memory=False)
+    gc.collect()
+    assert gone() is None
+
+
 # Logs, files, and the rest of what a Keras model does.
+
+
+def test_an_ensemble_is_compared_at_temperature_1(x, y):
+    members, student = [teacher(seed=4), teacher(seed=5)], net()
+    distiller = zoo.Distiller(student=student, teacher=members, temperature=4, agreement=True)
+    distiller.compile("sgd", cross_entropy())
+    found = distiller.evaluate(x, y, verbose=0, return_dict=True)
+    z, *vs = (m.predict(x, verbose=0).astype("float64") for m in (student, *members))
+    p = np.mean([softmax(v) for v in vs], axis=0)
+    divergence = (p * (np.log(p) - log_softmax(z))).sum(-1).mean()
+    np.testing.assert_allclose(found["teacher_divergence"], divergence, rtol=1e-4)
+    same = (z.argmax(1) == p.argmax(1)).mean()
+    np.testing.assert_allclose(found["teacher_agreement"], same, rtol=1e-5)
+
+
+def test_an_ensemble_has_one_temperature():
+    decoupled = knowledge.DecoupledSoftTargets(temperature=2.0)
+    zoo.Distiller(student=net(), teacher=teacher(), knowledge=[decoupled])
+    with pytest.raises(ValueError, match=r"one temperature, here 4.0; DecoupledSoftTargets has 2"):
+        zoo.Distiller(student=net(), teacher=[teacher(), teacher()], knowledge=[decoupled])
 
 
 def test_agreement_is_measured_on_request(x, y):
@@ -904,6 +975,7 @@ def train(weights=None):
         x = inputs = keras.Input((8, 8, 1))
         x = keras.layers.Rescaling(1 / 255)(x)
         x = zoo.MLPConv((width, 6), 3, strides=2, normalization="batch", name="mlpconv1")(x)
+        x = keras.layers.ActivityRegularization(l2=1e-3)(x)  # a loss of the pass
         return keras.Model(inputs, zoo.GlobalAveragePoolingHead(3)(x))
 
     student = zoo.DeeplySupervised(made(5), {"mlpconv1": zoo.CompanionHead(3, name="head")})

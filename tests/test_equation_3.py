@@ -196,10 +196,24 @@ def test_images_without_a_label_count_for_decoders_alone(form):
         np.testing.assert_allclose(logs[f"{layer}_loss"], values[~missing].mean(), rtol=1e-4)
     right = (scores["output"].argmax(1) == LABELS)[~missing].mean()
     np.testing.assert_allclose(logs["accuracy"], right, rtol=1e-5)
+    if form == "one-hot":  # of a metric that is no mean, the weights see to it
+        given = {"loss": loss, "weighted_metrics": [keras.metrics.F1Score("micro", name="f1")]}
+        found = logs_of(compiled(decoded(companion_weight=0.5), **given), labels)
+        np.testing.assert_allclose(found["f1"], right, rtol=1e-5)
     means = {layer: values.mean() for layer, values in losses.items()}
     expected = means["output"] + 0.5 * (means["conv1"] + means["conv2"])
     expected += 0.25 * (errors[0].mean() + errors[1].mean())
     np.testing.assert_allclose(logs["loss"], expected, rtol=1e-4)
+
+
+def test_half_precision_leaves_the_pixels_as_they_are():
+    """As a functional model does: what lies between two whole numbers is not rounded."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = nin_dsn((8, 8, 1), 3, width=0.05)
+    images = IMAGES + 0.3
+    np.testing.assert_array_equal(
+        model.predict(images, verbose=0), model.trunk.predict(images, verbose=0)
+    )
 
 
 def test_a_missing_label_weighs_like_a_sample_weight_of_zero():

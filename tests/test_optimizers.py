@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from zoo.optimizers import CompanionDecay, InversePowerDecay, LayerwiseSGD
+from zoo.optimizers import CompanionDecay, InversePowerDecay, LayerwiseSGD, warm_cosine_sgd
 
 PATHS = ["conv1/kernel", "conv1/bias", "cccp6/kernel", "cccp6/bias"]
 STEPS = 6
@@ -206,6 +206,17 @@ def test_a_loaded_model_trains_on_as_the_saved_one(tmp_path):
     for first, one, other in zip(start, ended, again, strict=True):
         np.testing.assert_array_equal(one, other)
         assert np.abs(one - first).max() > 1e-4
+    assert loaded.optimizer.get_config() == net.optimizer.get_config()
+
+
+def test_what_does_not_decay_does_not_after_loading_either(tmp_path):
+    net = model()
+    net.compile(warm_cosine_sgd(40, 0.5, 0.1), "mse")
+    fitted(net)
+    net.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for one, other in zip(fitted(net, 2), fitted(loaded, 2), strict=True):
+        np.testing.assert_array_equal(one, other)
     assert loaded.optimizer.get_config() == net.optimizer.get_config()
 
 

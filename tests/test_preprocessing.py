@@ -99,6 +99,13 @@ def test_local_contrast_normalization_is_the_formula():
     np.testing.assert_allclose(LocalContrastNormalization()(IMAGES), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_pixels_may_be_whole_numbers():
+    pixels, whitening = IMAGES.astype("uint8"), ZCAWhitening()
+    whitening.adapt(pixels)
+    for layer in (GlobalContrastNormalization(), whitening, LocalContrastNormalization()):
+        np.testing.assert_array_equal(layer(pixels), layer(IMAGES))
+
+
 def test_preprocessing_stays_in_float32_and_survives_a_file(policy, tmp_path):
     whitening = ZCAWhitening()
     contrast = GlobalContrastNormalization()

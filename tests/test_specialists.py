@@ -1,5 +1,8 @@
 """Section 5 of arXiv:1503.02531, by number."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -78,6 +81,8 @@ def test_a_specialist_shares_nothing_and_comes_back_from_a_file(rng, tmp_path):
     own.save(tmp_path / "own.keras")
     again = keras.models.load_model(tmp_path / "own.keras")
     np.testing.assert_array_equal(again.predict(images, verbose=0), own.predict(images, verbose=0))
+    code = "import sys, keras, zoo; keras.models.load_model(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "own.keras"], check=True)
 
 
 def test_a_specialist_of_a_deeply_supervised_generalist_is_one_too(rng):

@@ -204,6 +204,14 @@ def test_soft_targets_are_still_those_after_augmentation_learned_something_new(t
         cache(teacher(), images(), file, augmentation=Augmentation(cutout=2))
 
 
+def test_targets_of_one_temperature_are_for_that_one(tmp_path):
+    data = images()
+    kept = cache([teacher(), teacher(1)], data, tmp_path / "c.npz", temperature=4.0)
+    with pytest.raises(TeacherError, match=r"of temperature 4.0; received temperature=None"):
+        kept.batches(data, 4, seed=0)
+    kept.batches(data, 4, seed=0, temperature=4)
+
+
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def full(*arguments, **keywords):
         raise OSError(28, "No space left on device")

@@ -61,5 +61,6 @@ if "keras" in sys.modules:
         "deep_supervision",
         "knowledge",
         "distillation",
+        "specialists",
     ):
         importlib.import_module(f"zoo.{_module}")

@@ -33,7 +33,8 @@ class DeeplySupervised(keras.Model):
 
     With decoders, images without labels may stand beside labelled ones: a label that is negative or
     NaN (one-hot: no entry of 0 or more), or `y=None`, is no label. Such an image counts for
-    decoders and soft targets; for the losses and metrics of labels its weight is zero.
+    decoders and soft targets; for the losses of labels, for metrics that are means and for
+    `weighted_metrics` its weight is zero. Others, such as F1, belong in `weighted_metrics`.
 
     Arguments:
         model: a functional Keras model with one output, the logits (batch, classes).
@@ -73,7 +74,8 @@ class DeeplySupervised(keras.Model):
         name=None,
         **kwargs,
     ):
-        super().__init__(name=name, **kwargs)
+        # A functional model takes its examples as they come: so does this one of the same trunk.
+        super().__init__(name=name, autocast=False, **kwargs)
         decoders = decoders or {}
         if not companions and not decoders:
             raise ValueError("DeeplySupervised received neither companions nor decoders.")
@@ -158,8 +160,9 @@ class DeeplySupervised(keras.Model):
     @property
     def losses(self):
         """Those of the trunk; a head's regularizers stand in its companion's bracket."""
+        # On JAX those of the pass, which Keras hands over.
         decoding = (loss for decoder in self.decoders.values() for loss in decoder.losses)
-        return [*self.trunk.losses, *decoding]
+        return self._losses_override or [*self.trunk.losses, *decoding]
 
     # Keras has these two once a backend, with different arguments; all call the model and then
     # `compute_loss` and `compute_metrics`, which take what `call` gives meanwhile.
@@ -186,7 +189,8 @@ class DeeplySupervised(keras.Model):
 
         if not isinstance(y_pred, dict):
             return stock(y, y_pred, sample_weight)
-        return self.objective(self.loss, stock, y, y_pred, sample_weight)
+        objective = self.objective(self.loss, stock, y, y_pred, sample_weight)
+        return objective + self.decoding(y_pred, sample_weight)
 
     def objective(self, compiled_loss, stock, y, y_pred, sample_weight):
         """Equation 3, for whatever model trains this one.
@@ -197,13 +201,9 @@ class DeeplySupervised(keras.Model):
         output = y_pred["output"]
         examples = ops.cast(ops.shape(output)[0], "float32")
         y, label_weight, labelled = self._labels(y, output, sample_weight)
-        labelled = examples if labelled is None else labelled
-        shares = replicas()
 
-        def log(name, loss, counted=examples):
-            # Keras has divided the loss by all examples and by the number of replicas.
-            mean = ops.divide_no_nan(loss * examples * shares, counted)
-            self._logs[name].update_state(mean, sample_weight=counted)
+        def log(name, loss, counted=None):
+            self._log(name, loss, examples, counted)
 
         objective = stock(y, output, label_weight)
         output_loss = loss_object(compiled_loss)
@@ -219,11 +219,22 @@ class DeeplySupervised(keras.Model):
                 loss = (1 - self.soft_weight) * loss + self.soft_weight * soft
             bracket = self._bracket(layer, loss, examples)
             objective = objective + self.weight_now(layer) * bracket
+        return objective
+
+    def decoding(self, y_pred, sample_weight):
+        """The weighted errors of the decoders, which need no labels; `y_pred` as `objective`."""
+        total = 0.0
         for layer, errors in zip(self.decoders, y_pred["errors"], strict=True):
             error = Mean()(errors, errors, sample_weight=sample_weight)
-            log(f"{layer}_decoding_error", error)
-            objective = objective + self._weight_now(self.decoder_weight[layer]) * error
-        return objective
+            self._log(f"{layer}_decoding_error", error, ops.cast(ops.shape(errors)[0], "float32"))
+            total = total + self._weight_now(self.decoder_weight[layer]) * error
+        return total
+
+    def _log(self, name, loss, examples, counted=None):
+        counted = examples if counted is None else counted
+        # Keras has divided the loss by all examples and by the number of replicas.
+        mean = ops.divide_no_nan(loss * examples * replicas(), counted)
+        self._logs[name].update_state(mean, sample_weight=counted)
 
     def _bracket(self, layer, loss, examples):
         """[||w||^2 + l - threshold]_+ of equation 3; of several replicas, this one's share."""
@@ -254,10 +265,19 @@ class DeeplySupervised(keras.Model):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         output = y_pred["output"] if isinstance(y_pred, dict) else y_pred
-        if self.decoders and isinstance(y_pred, dict):
-            y, known, _ = self._labels(y, output, None)
-            output = self._mask([output, known > 0])
+        if isinstance(y_pred, dict):
+            y, output, sample_weight = self.for_metrics(y, output, sample_weight)
         return super().compute_metrics(x, y, output, sample_weight)
+
+    def for_metrics(self, y, output, sample_weight):
+        """(labels, output, weights) of which images without labels are masked and weigh nothing."""
+        if not self.decoders:
+            return y, output, sample_weight
+        y, known, _ = self._labels(y, output, None)
+        output = self._mask([output, known > 0])
+        if sample_weight is not None:
+            known = known * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
+        return y, output, known
 
     def weight_now(self, layer):
         """The weight of a companion at this step."""

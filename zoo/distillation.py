@@ -41,7 +41,7 @@ class Distiller(keras.Model):
     Arguments:
         student: a built Keras model that gives logits, (batch, classes) or (batch, ..., classes),
             or a structure of such. One logit is taken as that of the second of two classes. A
-            `DeeplySupervised` student keeps its companions.
+            `DeeplySupervised` student keeps its companions, and its decoders with their weight.
         teacher: a Keras model, or a list of them: an ensemble, whose probabilities at the
             temperature are averaged. None if the soft targets come with the data, in the place of
             the labels: `{"labels": y, "teacher_logits": logits}` (see `zoo.teachers.cache`). For a
@@ -161,6 +161,12 @@ class Distiller(keras.Model):
                 ) from error
             _check_classes(student, teacher, self.class_map)
         for each in self.knowledge:
+            own = getattr(each, "temperature", self.temperature)
+            if len(teachers.models) > 1 and own != self.temperature:
+                raise ValueError(
+                    f"An ensemble's soft targets are those of one temperature, here "
+                    f"{self.temperature}; {type(each).__name__} has {own}."
+                )
             each(
                 [{**learnt, "output": student}[layer] for layer in each.student_layers],
                 [{**taught, "output": teacher}[layer] for layer in each.teacher_layers],
@@ -174,7 +180,9 @@ class Distiller(keras.Model):
     @property
     def losses(self):
         """Those of the student, and of the connectors."""
-        return [*self.student.losses, *(loss for each in self.knowledge for loss in each.losses)]
+        connectors = (loss for each in self.knowledge for loss in each.losses)
+        # On JAX those of the pass, which Keras hands over.
+        return self._losses_override or [*self.student.losses, *connectors]
 
     @property
     def metrics(self):
@@ -192,14 +200,16 @@ class Distiller(keras.Model):
         *state, data = arguments
         x, y, sample_weight = _unpacked(data)
         # Here, and so outside of the tape.
-        lesson = self._lesson(x, y)
+        lesson = self._lesson(x, y, self.temperature)
         with self._step():
             return super().train_step(*state, (x, lesson, sample_weight))
 
     def test_step(self, *arguments):
         *state, data = arguments
         x, y, sample_weight = _unpacked(data)
-        lesson = self._lesson(x, y) if self.agreement else _Lesson(_labels(y), None, {})
+        lesson = (
+            self._lesson(x, y, temperature=1.0) if self.agreement else _Lesson(_labels(y), None, {})
+        )
         with self._step():
             return super().test_step(*state, (x, lesson, sample_weight))
 
@@ -214,8 +224,10 @@ class Distiller(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if not isinstance(y_pred, _Pass):  # Keras builds its losses
             return self._label_objective(x, _labels(y), y_pred, _weights(sample_weight), training)
+        decoding = self._decoding(y_pred.answer, sample_weight)
         if not training:
-            return self._label_objective(x, y.labels, y_pred.answer, sample_weight, training)
+            answer = y_pred.answer
+            return decoding + self._label_objective(x, y.labels, answer, sample_weight, training)
         soft_weight = self.soft_weight if y.labels is not None else float(self.soft_weight > 0)
         objective = regularization = self._regularization()
         if soft_weight < 1 and y.labels is not None:
@@ -228,19 +240,23 @@ class Distiller(keras.Model):
             objective = (1 - soft_weight) * objective + soft_weight * soft + kept
         for name, each in self._named.items():
             objective = objective + each.weight * self._know(name, each, y, y_pred, sample_weight)
-        return objective
+        return objective + decoding
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        output = _output(y_pred.answer if isinstance(y_pred, _Pass) else y_pred)
+        answer = y_pred.answer if isinstance(y_pred, _Pass) else y_pred
+        output = _output(answer)
         if isinstance(y, _Lesson) and self._evaluating and self.agreement:
             self._compare(y.logits, output, sample_weight)
         labels = _labels(y)
         if labels is None:
             return self.get_metrics_result()
-        return super().compute_metrics(x, labels, output, _weights(sample_weight))
+        sample_weight = _weights(sample_weight)
+        if self._supervises(answer):
+            labels, output, sample_weight = self.student.for_metrics(labels, output, sample_weight)
+        return super().compute_metrics(x, labels, output, sample_weight)
 
-    def _lesson(self, x, y):
-        """What the teacher, or the cache, says of the examples."""
+    def _lesson(self, x, y, temperature):
+        """What the teacher, or the cache, says of the examples; an ensemble, at a temperature."""
         labels = _labels(y)
         if isinstance(y, dict) and "teacher_logits" in y:
             return _Lesson(labels, y["teacher_logits"], {})
@@ -252,7 +268,7 @@ class Distiller(keras.Model):
                 "distiller.learn_from(teacher) (a Distiller is saved without), or train on "
                 '{"labels": y, "teacher_logits": logits} in the place of y.'
             )
-        return _Lesson(labels, *self._teachers(x, self.temperature))
+        return _Lesson(labels, *self._teachers(x, temperature))
 
     def _label_objective(self, x, labels, answer, sample_weight, training):
         """What the student would minimize alone."""
@@ -264,9 +280,18 @@ class Distiller(keras.Model):
         def stock(y, output, sample_weight):
             return super(Distiller, self).compute_loss(x, y, output, sample_weight, training)
 
-        if isinstance(self.student, DeeplySupervised) and isinstance(answer, dict):
+        if self._supervises(answer):
             return self.student.objective(self.loss, stock, labels, answer, sample_weight)
         return stock(labels, answer, sample_weight)
+
+    def _supervises(self, answer):
+        return isinstance(self.student, DeeplySupervised) and isinstance(answer, dict)
+
+    def _decoding(self, answer, sample_weight):
+        """Of a student with decoders, which learn from the images, whoever teaches."""
+        if not self._supervises(answer):
+            return 0.0
+        return self.student.decoding(answer, sample_weight)
 
     def _soft_objective(self, teacher, y_pred, sample_weight):
         loss = _MappedSoftTargets(self.temperature, self.class_map)
@@ -509,7 +534,9 @@ def _inputs_of(model):
     """Symbolic examples."""
     model = _within(model)
     if getattr(model, "inputs", None):
-        return model.inputs[0] if len(model.inputs) == 1 else model.inputs
+        # Not the model's own, which would keep what is called with them, the teacher, for good.
+        inputs = [keras.KerasTensor(each.shape, each.dtype) for each in model.inputs]
+        return inputs[0] if len(inputs) == 1 else inputs
     shape = (model.get_build_config() or {}).get("input_shape") if model.built else None
     if shape is None:
         raise ValueError(

@@ -233,7 +233,22 @@ def _check_non_negative(**numbers):
             raise ValueError(f"{name} is a number >= 0; received {number!r}.")
 
 
-def warm_cosine_sgd(steps, learning_rate, weight_decay, kind=keras.optimizers.SGD):
+@keras.saving.register_keras_serializable("zoo")
+class KernelDecaySGD(keras.optimizers.SGD):
+    """`keras.optimizers.SGD` whose `weight_decay` is of kernels: no bias, no normalization decays.
+
+    What `exclude_from_weight_decay` was told of another optimizer, no file of a model remembers.
+    """
+
+    def __init__(self, *arguments, **keywords):
+        super().__init__(*arguments, **keywords)
+        self.exclude_from_weight_decay(var_names=_NO_KERNELS)
+
+
+_NO_KERNELS = ["bias", "gamma", "beta"]
+
+
+def warm_cosine_sgd(steps, learning_rate, weight_decay, kind=KernelDecaySGD):
     """SGD with Nesterov momentum, 5 % of the steps of warm-up and a cosine to zero.
 
     `learning_rate` is the highest; `weight_decay`, of kernels, counts a step and unit of it;
@@ -245,5 +260,5 @@ def warm_cosine_sgd(steps, learning_rate, weight_decay, kind=keras.optimizers.SG
     )
     optimizer = kind(schedule, momentum=0.9, nesterov=True, weight_decay=weight_decay or None)
     if weight_decay:
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        optimizer.exclude_from_weight_decay(var_names=_NO_KERNELS)
     return optimizer

@@ -37,6 +37,7 @@ class GlobalContrastNormalization(_Float32Layer):
         self.sqrt_bias, self.min_divisor = float(sqrt_bias), float(min_divisor)
 
     def call(self, images):
+        images = ops.cast(images, "float32")  # pixels may be whole numbers, which Keras leaves
         x = ops.reshape(images, (ops.shape(images)[0], -1))
         x = x - ops.mean(x, axis=1, keepdims=True)
         power = ops.sum(ops.square(x), axis=1, keepdims=True)
@@ -105,6 +106,7 @@ class ZCAWhitening(_Float32Layer):
                 f"{self.name!r} was called before it knew any image; call "
                 "adapt(training_images) first, with the images as this layer will see them."
             )
+        images = ops.cast(images, "float32")
         x = ops.reshape(images, (ops.shape(images)[0], self.mean.shape[0]))
         return ops.reshape(ops.matmul(x - self.mean, self.matrix), ops.shape(images))
 
@@ -136,6 +138,7 @@ class LocalContrastNormalization(_Float32Layer):
         def neighbourhood_mean(x):
             return ops.depthwise_conv(x, self.window, padding="same")
 
+        images = ops.cast(images, "float32")
         centred = images - neighbourhood_mean(images)
         deviation = ops.sqrt(ops.maximum(neighbourhood_mean(ops.square(centred)), 0.0))
         floor = ops.mean(deviation, axis=(1, 2), keepdims=True)

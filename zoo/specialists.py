@@ -89,15 +89,12 @@ def specialist(generalist, classes, *, name="specialist"):
     Raw images -> logits (batch, classes + 1), float32. It begins with the generalist's weights and
     probabilities, and shares neither layers nor weights with it. The paper makes a smaller softmax
     layer; here all of the generalist's stays, and the others' probabilities are summed (`Dustbin`),
-    so that this works for any model that gives logits.
+    so that this works for any functional or sequential model that gives logits.
 
     Raises:
         ValueError: for classes that the generalist does not have, repeated ones, or all of them.
     """
-    # From its config, not by clone_model: subclassed models have one too.
     copy = type(generalist).from_config(generalist.get_config())
-    if not copy.built:
-        copy.build(generalist.input_shape)
     copy.set_weights(generalist.get_weights())
     images = keras.Input(generalist.input_shape[1:], name="images")
     return keras.Model(images, Dustbin(classes, name="dustbin")(copy(images)), name=name)
@@ -125,8 +122,7 @@ def specialist_examples(labels, classes, *, seed=0):
     indices = np.sort(np.concatenate([own, drawn]))
     place = np.full(max(labels.max(), classes.max()) + 1, len(classes))
     place[classes] = np.arange(len(classes))
-    oversampling = (len(own) / len(drawn)) / (len(own) / len(rest))
-    return indices, place[labels[indices]], oversampling
+    return indices, place[labels[indices]], len(rest) / len(drawn)
 
 
 def correct_dustbin(model, oversampling):

@@ -116,12 +116,30 @@ class Cached:
         """The only one that the soft targets are right at; None for all."""
         return self.keys["temperature"]
 
-    def batches(self, data, batch_size, *, seed, start_step=0, augmentation=AS_THEY_ARE):
+    def batches(
+        self,
+        data,
+        batch_size,
+        *,
+        seed,
+        start_step=0,
+        augmentation=AS_THEY_ARE,
+        temperature=None,
+    ):
         """`data.training_batches` with {"labels": ..., "teacher_logits": ...} for a `Distiller`.
 
+        Arguments:
+            temperature: that of the `Distiller`, where the soft targets are right at one alone.
+
         Raises:
-            TeacherError: for other images, another augmentation, or another seed of one.
+            TeacherError: for other images, another augmentation, or another seed of one; for
+                another temperature, or none where it matters.
         """
+        if self.temperature not in (None, temperature):
+            raise TeacherError(
+                f"{self.file} has the soft targets of temperature {self.temperature}; received "
+                f"temperature={temperature}. Give it here, and the same to the Distiller."
+            )
         views = self.keys["views"]
         _compare(self.file, self.keys, _data_keys(data, views, seed, augmentation))
         return data.training_batches(
