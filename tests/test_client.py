@@ -223,6 +223,8 @@ RIGHT = (200, b'{"predictions": []}')
         ([BUSY], 3, "answers 503: busy"),
         ([(400, b'{"error": "wrong"}')], 1, "answers 400: wrong"),
         ([(404, b'{"error": "none"}')], 1, "answers 404: none"),
+        ([(413, b"<html>of a proxy")], 1, "answers 413: "),
+        ([(500, b"[1]"), (429, b"<html>"), RIGHT], 3, None),
         ([(200, b"<html>hello")], 3, "no JSON: '<html>hello'"),
     ],
 )

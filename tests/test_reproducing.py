@@ -184,6 +184,21 @@ def test_an_export_stands_for_the_run_that_it_was_made_of(place, tmp_path):
     assert seeds["mean_error_percent"] == pytest.approx(both["mean_error_percent"])
 
 
+def test_an_export_is_exported_once_more_with_all_that_its_card_says(place, tmp_path):
+    assert command("export", "saved_models/toy", "--out", tmp_path / "toy") == 0
+    again = json.loads((tmp_path / "toy" / "card.json").read_text())
+    before = told(place)
+    for key in ("labels", "training", "results", "seeds", "data", "source", "exits", "weights"):
+        assert again[key] == before[key], key
+    hashes = [each["fingerprint"]["checkpoint_hash"] for each in (again, before)]
+    assert hashes[0] == hashes[1]
+    pictures = [
+        sorted(file.name for file in folder.glob("examples/*.png"))
+        for folder in (tmp_path / "toy", place / "saved_models" / "toy")
+    ]
+    assert pictures[0] == pictures[1] != []
+
+
 def test_a_recipe_that_has_changed_says_so(place, monkeypatch):
     file = place / "recipes" / "toy.py"
     changed = RECIPE.replace("hidden: tuple[int, ...] = (8,)", "hid: int = 8")

@@ -391,6 +391,7 @@ def half_and_a_lambda():
         (network, LABELS, {"top_k": 0}, "top_k=0"),
         (network, LABELS, {"version": 0}, "version=0; expected a positive integer"),
         (network, LABELS, {"version": "2"}, "version='2'; expected a positive integer"),
+        (network, LABELS, {"version": 2**63}, "expected a positive integer below"),
         (network, LABELS, {"directory": "digits/1"}, "digits, with version=1"),
         (lambda: network((None, None, 3)), LABELS, {}, "with fixed sizes"),
         (lambda: network((8, 8, 2)), LABELS, {}, "1 or 3 channels"),

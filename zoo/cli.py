@@ -311,8 +311,10 @@ def export(
     """Make a SavedModel that TF Serving loads, checked as a server would load it.
 
     Args:
-        model: a run folder, or a .keras file.
-        out: the folder that gets the next version; by default saved_models/NAME of recipe or file.
+        model: a run folder, a .keras file, or an export that has its own: once more, with the
+            checks of today and all that its card says.
+        out: the folder that gets the next version; by default saved_models/NAME of recipe or file,
+            or that of the export.
         labels: a text file, a class a line; for a .keras file.
         version: of the export; by default the next. Versions are never overwritten.
         top_k: how many classes the answers name.
@@ -323,10 +325,14 @@ def export(
             saved_models/digits_nin_dsn; the card has their mean and spread.
         tolerance: how far a probability may be off Keras'.
     """
-    run = model.is_dir()
+    before = _export_of(model)
+    run = model.is_dir() and before is None
     if repeats and not run:
-        raise UsageError(f"--repeats are runs beside a run; {str(model)!r} is a file.")
-    if run:
+        raise UsageError(f"--repeats are runs beside a run; {str(model)!r} is none.")
+    if before is not None:
+        names, name = before[1]["labels"], None
+        out = out or before[0].resolve().parent
+    elif run:
         names = _results(model)["label_names"]
         name = model.resolve().parent.name
     else:
@@ -334,16 +340,20 @@ def export(
     out = out or Path("saved_models") / name
     forms = tuple(form.strip() for form in also.split(",") if form.strip())
     _import_tensorflow()
-    from zoo import predicting
-    from zoo.serving import card, converting, exporting
+    from zoo import predicting, pretrained
+    from zoo.serving import card, converting, exporting, served
 
     converting.check_installed(forms)
-    record = {}
-    if run:
+    record, shown = {}, model / "examples"
+    if before is not None:
+        version_before, told = before
+        record, exits = card.again(version_before), exits or bool(told["exits"])
+        model, shown = version_before / pretrained.MODEL, version_before / served.EXAMPLES
+    elif run:
         record = card.record(model) | {"repeats": [card.repeat(each) for each in repeats]}
     file = predicting.model_file(model, with_companions=exits)
     trained = predicting.load_model(file)
-    files = examples or (sorted((model / "examples").glob("*.png")) if run else ())
+    files = examples or sorted(shown.glob("*.png"))
     path = exporting.export_savedmodel(
         trained,
         names,
@@ -353,7 +363,7 @@ def export(
         exits=exits,
         images=predicting.read_examples(trained, files),
         image_names=[file.stem for file in files] or None,
-        record=record | card.source(file),
+        record=card.source(file) | record,
         keras_file=predicting.most_complete_file(model),
         tolerance=tolerance,
     )
@@ -363,6 +373,21 @@ def export(
         print(f"{form}, off Keras by {off:.1e} at most: {made}")
     print(f"The card  {out / 'README.md'}")
     print(f"Next      zoo verify {out}    zoo predict {out} IMAGE...")
+
+
+def _export_of(folder):
+    """(version, its card) where the folder is an export with its Keras model; else None."""
+    if not folder.is_dir() or (folder / "results.json").is_file():
+        return None
+    _import_tensorflow()
+    from zoo import pretrained
+
+    if (version := pretrained.newest(folder)) is None:
+        return None
+    try:
+        return pretrained.read_card(version)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _read_labels(file, labels):

@@ -15,7 +15,6 @@ import json
 import math
 import os
 import pathlib
-import resource
 import signal
 import subprocess
 import sys
@@ -56,7 +55,7 @@ class Runtime:
         self.export, self.timeout = export, timeout
         # -P keeps the folder of this file, whose modules could shadow others, off the path.
         self.script = [sys.executable, "-P", __file__, str(libraries), str(export)]
-        self.child, self.loaded, self.peak = None, 0, 0
+        self.child, self.peak = None, 0
 
     def __enter__(self):
         return self
@@ -88,7 +87,6 @@ class Runtime:
             env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         )
         self._exchange({"fetches": []}, {})
-        self.loaded = self.loaded or self.peak
 
     def _exchange(self, header, feeds):
         late = threading.Event()
@@ -283,6 +281,12 @@ def read_message(stream):
     return header, arrays
 
 
+def most_memory():
+    """The most that this process has held, in bytes; `ru_maxrss` would begin with its parent's."""
+    status = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
 def main(libraries, export):
     """In the child: answer each message with one."""
     try:
@@ -299,7 +303,7 @@ def main(libraries, export):
             outputs = session.run(feeds, header["fetches"]) if header["fetches"] else {}
         except Refused as refused:
             answer["error"] = str(refused)
-        answer["peak"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        answer["peak"] = most_memory()
         write_message(sys.stdout.buffer, answer, outputs)
 
 

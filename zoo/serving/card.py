@@ -64,6 +64,31 @@ def repeat(run_or_export):
     return {"recipe": training, "versions": training, "results": training | told["results"]}
 
 
+def again(version):
+    """What `record` tells of the run that an export was made of, other seeds' repeats and all."""
+    told = served.card(version)
+    if not (training := told["training"]):
+        return {"source": told["source"]}
+    first = {
+        "recipe": training,
+        "versions": {**training, "dirty": training["uncommitted_changes"]},
+        "results": {
+            **training,
+            **told["results"],
+            "train_examples": told["data"]["training_images"],
+        },
+    }
+    repeats = []
+    seeds, examples = told["seeds"], told["results"]["examples"]
+    for seed, errors, seconds in list(
+        zip(seeds["seeds"], seeds["errors"], seeds["seconds"], strict=True)
+    )[1:]:
+        found = {"errors": errors, "error_percent": 100 * errors / examples, "seconds": seconds}
+        versions, results = {**first["versions"], "seed": seed}, {**first["results"], **found}
+        repeats.append({**first, "versions": versions, "results": results})
+    return {**first, "repeats": repeats, "source": told["source"]}
+
+
 def source(file):
     """What a .keras file tells: {"source": its name and SHA-256}."""
     return {"source": {"file": Path(file).name, "sha256": files.sha256(file)}}

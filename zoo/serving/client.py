@@ -12,9 +12,6 @@ from urllib.parse import urlsplit
 from zoo import answers
 from zoo.serving import examples
 
-# Of a server that is starting, loading or full; predictions change nothing, so they can be asked
-# again.
-RETRIED = {429, 502, 503, 504}
 TOLERANCE = 1e-5
 EXPECTED = "http://HOST:8501/v1/models/NAME or grpc://HOST:8500/v1/models/NAME"
 
@@ -77,9 +74,10 @@ class Server:
                 with urllib.request.urlopen(request, timeout=self.timeout) as response:
                     return _parsed(response.status, response.read())
             except urllib.error.HTTPError as error:
-                said = _parsed(error.code, error.read()).get("error", error.reason)
-                wrong = error.code < 500 and error.code not in RETRIED
-                kind = Refused if wrong else ServerError
+                # Of a server that is starting, loading or full, which can be asked again:
+                # predictions change nothing.
+                kind = ServerError if error.code == 429 or error.code >= 500 else Refused
+                said = _error(error)
                 raise kind(f"{self.url} answers {error.code}: {answers.reason(said)}") from error
             except (OSError, http.client.HTTPException) as error:
                 reason = getattr(error, "reason", None) or error
@@ -143,6 +141,14 @@ def check(server, folder, tolerance=None):
         verdict = "right" if off <= tolerance else "wrong"
         print(f"{verdict}  {example.name}: off by {off:.1e} at most; {tolerance:.0e} allowed")
     return good
+
+
+def _error(error):
+    """What the server, or a proxy in front of it, says of its refusal."""
+    try:
+        return json.loads(error.read())["error"]
+    except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException):
+        return error.reason
 
 
 def _parsed(status, body):

@@ -55,7 +55,7 @@ def export_savedmodel(
     in its own way and some are slow with them.
 
     Beside the versions are a model card (README.md and card.json), labels.txt, and examples:
-    requests and Keras' answers. They are those of the version that was exported last.
+    requests and Keras' answers. They are those of the newest version.
 
     Arguments:
         model: a built functional model, pixels in, logits out; or anything with such a `trunk`, or
@@ -119,7 +119,8 @@ def export_savedmodel(
         served.write_checksums(draft)
         speed = _check_answers(draft, images)
         path = _publish(draft, base, version)
-    _describe(path, speed)
+    if int(path.name) == max(served.versions(base)):
+        _describe(path, speed)
     return path
 
 
@@ -230,8 +231,8 @@ def _check_version(base, version):
         )
     if version is None:
         return
-    if not isinstance(version, int) or version < 1:
-        raise ExportError(f"Received version={version!r}; expected a positive integer.")
+    if not isinstance(version, int) or not 0 < version < 2**63:  # a server passes over others
+        raise ExportError(f"Received version={version!r}; expected a positive integer below 2^63.")
     if version in served.versions(base):
         raise FileExistsError(
             f"{base / str(version)} exists, and a server may be reading it. Leave version out to "

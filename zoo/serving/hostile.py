@@ -62,11 +62,16 @@ def wrong_tensors(image_shape, png):
     ]
 
 
+# The header of one more scan of the first channel, with no data in it.
+_EMPTY_SCAN = b"\xff\xda\0\x08\1\1\0\1\x3f\0"
+
+
 def malformed_images(channels):
     """{what it is: bytes} of files that are no PNG or JPEG, damaged, or larger than they look."""
     noise = np.random.default_rng(0).integers(0, 256, (24, 20, channels), "uint8")
     image = Image.fromarray(noise[..., 0] if channels == 1 else noise)
     png, jpeg = _encode(image, "PNG"), _encode(image, "JPEG")
+    progressive = _encode(image, "JPEG", progressive=True)
     size_in_jpeg = struct.pack(">HH", 24, 20)
     found = {
         "nothing": b"",
@@ -107,6 +112,7 @@ def malformed_images(channels):
         "PNG, colour type 5": _png_header(20, 24, colour=5) + png[33:],
         "PNG, no pixels": _png_header(20, 24) + _chunk(b"IEND", b""),
         "PNG, pixels that are not deflated": _png_header(20, 24) + _chunk(b"IDAT", bytes(99)),
+        "JPEG of a thousand scans": progressive[:-2] + _EMPTY_SCAN * 1000 + progressive[-2:],
         "JPEG, start and end alone": JPEG_START[:2] + b"\xff\xd9",
         "JPEG, start and then noise": JPEG_START + random.Random(1).randbytes(500),
     }

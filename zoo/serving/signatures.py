@@ -9,6 +9,7 @@ import tensorflow as tf
 
 MAX_BYTES = 16 * 2**20
 MAX_PIXELS = 4096 * 4096
+MAX_SCANS = 500
 IMAGE_FEATURE = "image/encoded"
 PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 JPEG_START = b"\xff\xd8\xff"
@@ -108,7 +109,8 @@ def exits_of(supervised):
 def _decode(encoded, channels):
     """A PNG or JPEG file -> (height, width, channels) uint8.
 
-    A megabyte can declare a gigabyte of pixels, so the size is read first, from the header.
+    A megabyte can declare a gigabyte of pixels, so the size is read first, from the header. And ten
+    bytes can make libjpeg walk over all pixels once more, as a scan of a progressive file.
     """
     small = tf.strings.length(encoded) <= MAX_BYTES
     encoded = _refuse_unless(small, f"an image of more than {MAX_BYTES} bytes", encoded)
@@ -126,6 +128,11 @@ def _decode(encoded, channels):
     pixels = tf.reduce_prod(tf.cast(size, tf.int64))
     small = tf.reduce_all(size > 0) & (pixels <= MAX_PIXELS)
     encoded = _refuse_unless(small, f"an image of 0 or more than {MAX_PIXELS} pixels", encoded)
+    # Within a scan, a byte of 255 is followed by 0. What else travels in a file has these two bytes
+    # once in 64 KiB, by chance: 256 times at the most.
+    scans = tf.size(tf.strings.split(encoded, b"\xff\xda", maxsplit=MAX_SCANS + 1)) - 1
+    few = is_png | (scans <= MAX_SCANS)
+    encoded = _refuse_unless(few, f"an image of more than {MAX_SCANS} scans", encoded)
     # It decodes PNG as well. The default, a faster DCT, is up to three grey levels off.
     return tf.io.decode_jpeg(encoded, channels=channels, dct_method="INTEGER_ACCURATE")
 
