@@ -130,7 +130,11 @@ def _decode(encoded, channels):
     encoded = _refuse_unless(small, f"an image of 0 or more than {MAX_PIXELS} pixels", encoded)
     # Within a scan, a byte of 255 is followed by 0. What else travels in a file has these two bytes
     # once in 64 KiB, by chance: 256 times at the most.
-    scans = tf.size(tf.strings.split(encoded, b"\xff\xda", maxsplit=MAX_SCANS + 1)) - 1
+    # The operation behind tf.strings.split, without the ragged tensors that it makes of it.
+    pieces = tf.raw_ops.StringSplitV2(
+        input=encoded[tf.newaxis], sep=b"\xff\xda", maxsplit=MAX_SCANS + 1
+    ).values
+    scans = tf.size(pieces) - 1
     few = is_png | (scans <= MAX_SCANS)
     encoded = _refuse_unless(few, f"an image of more than {MAX_SCANS} scans", encoded)
     # It decodes PNG as well. The default, a faster DCT, is up to three grey levels off.
