@@ -21,7 +21,7 @@ from zoo.serving.served import ExportError
 
 # TensorFlow's own, but not what a classifier does: Python, files, and XLA, which a server has off.
 REFUSED = ("PyFunc", "Xla", "ReadFile", "WriteFile", "Print", "PyCall")
-# Of the largest files, and what the allocator keeps of them; 48 to 94 MB were measured.
+# Of the largest files, and what the allocator keeps of them; 48 to 110 MB were measured.
 MEMORY = 256 * 2**20
 _INTERNAL = {"_Arg", "_Retval"}
 _CLEAR = (
