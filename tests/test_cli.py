@@ -169,6 +169,7 @@ def test_a_folder_of_photographs_is_trained_evaluated_exported_and_asked(
     for command in ("evaluate", "report"):
         assert "may be among those trained on" in refused(capsys, command, run)
     (tmp_path / "00.jpg").rename(folder / "sky" / "00.jpg")
+    assert "neither a finished run nor an export" in refused(capsys, "export", others)
 
     export = tmp_path / "saved_models" / "photographs"
     said(capsys, "export", run, "--out", export, "--exits")

@@ -224,6 +224,7 @@ RIGHT = (200, b'{"predictions": []}')
         ([(400, b'{"error": "wrong"}')], 1, "answers 400: wrong"),
         ([(404, b'{"error": "none"}')], 1, "answers 404: none"),
         ([(413, b"<html>of a proxy")], 1, "answers 413: "),
+        ([(401, b'{"error": {"code": 7}}')], 1, "answers 401: .*7"),
         ([(500, b"[1]"), (429, b"<html>"), RIGHT], 3, None),
         ([(200, b"<html>hello")], 3, "no JSON: '<html>hello'"),
     ],

@@ -457,6 +457,13 @@ def test_one_image_less_is_another_data_set(folder):
     assert after != before
 
 
+def test_test_images_that_stand_by_themselves_were_not_divided(tmp_path):
+    for place in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (4, 4), "red").save(tmp_path / place / "a.png")
+    assert load(tmp_path, "test").source == ""
+
+
 def one_pixel(tmp_path, image, **options):
     """The first pixel that `load` makes of this image, saved in every class."""
     for name in ("a", "b"):

@@ -1,6 +1,9 @@
+import subprocess
+
 import pytest
 
 from zoo import provenance
+from zoo.recipe import Recipe
 
 
 @pytest.mark.parametrize(
@@ -23,3 +26,18 @@ def test_bfloat16_is_for_processors_that_have_it(flags, expected, tmp_path, monk
 def test_the_command_is_one_that_can_be_typed(program, expected):
     command = provenance._command([program, "train", "my recipe.py", "--seed", "1"])
     assert command == f"{expected} train 'my recipe.py' --seed 1"
+
+
+def test_the_commit_is_that_of_the_zoo_and_not_of_a_repository_around_it(tmp_path, monkeypatch):
+    module = tmp_path / "site-packages" / "zoo" / "provenance.py"
+    module.parent.mkdir(parents=True)
+    module.touch()
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    monkeypatch.setattr(provenance, "__file__", str(module))
+    found = provenance.versions(Recipe(precision="float32"), True, None)
+    assert (found["commit"], found["dirty"]) == (None, False)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
+    assert provenance.versions(Recipe(precision="float32"), True, None)["commit"]

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -208,14 +208,13 @@ def evaluate(run: Positional[Path], data: str | None = None):
 
     how = {key: fields[key] for key in ("image_size", "stream", "skip_corrupt") if key in fields}
     model = predicting.load_model(run)
-    *size, channels = model.input_shape[1:]
-    if data:
-        how["image_size"] = tuple(size)
+    shape = model.input_shape[1:]  # a net that averages may leave height and width open
+    if data and None not in shape:
+        how["image_size"] = shape[:2]
     test = zoo.data.load(data or fields["data"], "test", **how)
-    if test.image_shape != (*size, channels):
+    if any(own not in (None, given) for own, given in zip(shape, test.image_shape, strict=True)):
         raise UsageError(
-            f"{test.name} has images of the shape {test.image_shape}; the run's are "
-            f"{(*size, channels)}."
+            f"{test.name} has images of the shape {test.image_shape}; the run's are {shape}."
         )
     if not data:
         _refuse_other_images(results, test)
@@ -229,8 +228,9 @@ def evaluate(run: Positional[Path], data: str | None = None):
 
 def _refuse_other_images(results, judging):
     """With an image more or less, a folder is divided anew: some of these were trained on."""
+    by_themselves = judging.split == "test" and not judging.source
     told = results.get("data", {}).get(judging.split)
-    if told not in (None, judging.identity):
+    if not by_themselves and told not in (None, judging.identity):
         raise UsageError(
             f"{judging.name} has changed: the run was judged on the {judging.split} images {told}, "
             f"which now are {judging.identity}, and may be among those trained on. Put them back, "
@@ -301,7 +301,7 @@ def export(
     out: Path | None = None,
     labels: Path | None = None,
     version: int | None = None,
-    top_k: int = 5,
+    top_k: int | None = None,
     exits: bool = False,
     examples: tuple[Path, ...] = (),
     also: str = "",
@@ -317,7 +317,7 @@ def export(
             or that of the export.
         labels: a text file, a class a line; for a .keras file.
         version: of the export; by default the next. Versions are never overwritten.
-        top_k: how many classes the answers name.
+        top_k: how many classes the answers name; by default 5, or as the export before.
         exits: add a signature with the answers of every depth of a deeply supervised model.
         examples: images for the examples of the export; by default those of the run, or noise.
         also: other forms, compared with Keras: onnx, litert, or onnx,litert.
@@ -325,47 +325,28 @@ def export(
             saved_models/digits_nin_dsn; the card has their mean and spread.
         tolerance: how far a probability may be off Keras'.
     """
-    before = _export_of(model)
-    run = model.is_dir() and before is None
-    if repeats and not run:
-        raise UsageError(f"--repeats are runs beside a run; {str(model)!r} is none.")
-    if before is not None:
-        names, name = before[1]["labels"], None
-        out = out or before[0].resolve().parent
-    elif run:
-        names = _results(model)["label_names"]
-        name = model.resolve().parent.name
-    else:
-        names, name = _read_labels(model, labels), model.stem
-    out = out or Path("saved_models") / name
     forms = tuple(form.strip() for form in also.split(",") if form.strip())
-    _import_tensorflow()
-    from zoo import predicting, pretrained
-    from zoo.serving import card, converting, exporting, served
+    what = _exportable(model, labels, repeats)
+    out, exits = out or what.out, exits or what.exits
+    from zoo import predicting
+    from zoo.serving import card, converting, exporting
 
     converting.check_installed(forms)
-    record, shown = {}, model / "examples"
-    if before is not None:
-        version_before, told = before
-        record, exits = card.again(version_before), exits or bool(told["exits"])
-        model, shown = version_before / pretrained.MODEL, version_before / served.EXAMPLES
-    elif run:
-        record = card.record(model) | {"repeats": [card.repeat(each) for each in repeats]}
-    file = predicting.model_file(model, with_companions=exits)
-    trained = predicting.load_model(file)
-    files = examples or sorted(shown.glob("*.png"))
+    file = predicting.most_complete_file(what.model)
+    trained = predicting.load_model(predicting.model_file(what.model, with_companions=exits))
+    files = examples or sorted(what.examples.glob("*.png"))
     path = exporting.export_savedmodel(
         trained,
-        names,
+        what.labels,
         out,
         version=version,
-        top_k=top_k,
+        top_k=top_k or what.top_k,
         exits=exits,
         images=predicting.read_examples(trained, files),
         image_names=[file.stem for file in files] or None,
-        record=card.source(file) | record,
-        keras_file=predicting.most_complete_file(model),
-        tolerance=tolerance,
+        record=card.source(file) | what.record,
+        keras_file=file,
+        tolerance=tolerance or what.tolerance,
     )
     print(f"Exported and checked as a server would: {path}")
     for form in forms:
@@ -375,19 +356,58 @@ def export(
     print(f"Next      zoo verify {out}    zoo predict {out} IMAGE...")
 
 
-def _export_of(folder):
-    """(version, its card) where the folder is an export with its Keras model; else None."""
-    if not folder.is_dir() or (folder / "results.json").is_file():
-        return None
+class _Exportable(NamedTuple):
+    """What `zoo export` was given, as far as it tells for itself."""
+
+    model: Path  # a run folder or a .keras file
+    labels: list
+    out: Path
+    record: dict
+    examples: Path  # a folder of PNG files, which may not be there
+    exits: bool = False
+    top_k: int = 5
+    tolerance: float | None = None
+
+
+def _exportable(model, labels, repeats):
+    """Of a run folder, a .keras file or an export; imports TensorFlow once nothing is missing."""
+    run = model.is_dir() and (model / "results.json").is_file()
+    if repeats and not run:
+        raise UsageError(f"--repeats are runs beside a run; {str(model)!r} is none.")
+    if model.is_dir() and not run:
+        return _exported_before(model)
+    names = _results(model)["label_names"] if run else _read_labels(model, labels)
+    _import_tensorflow()
+    from zoo.serving import card
+
+    record = {}
+    if run:
+        record = card.record(model) | {"repeats": [card.repeat(each) for each in repeats]}
+    name = model.resolve().parent.name if run else model.stem
+    return _Exportable(model, names, Path("saved_models") / name, record, model / "examples")
+
+
+def _exported_before(folder):
     _import_tensorflow()
     from zoo import pretrained
+    from zoo.serving import card, served
 
     if (version := pretrained.newest(folder)) is None:
-        return None
+        raise UsageError(f"{folder} is neither a finished run nor an export with its Keras model.")
     try:
-        return pretrained.read_card(version)
+        version, told = pretrained.read_card(version)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    return _Exportable(
+        model=version / pretrained.MODEL,
+        labels=told["labels"],
+        out=version.resolve().parent,
+        record=card.again(told),
+        examples=version / served.EXAMPLES,
+        exits=bool(told["exits"]),
+        top_k=told["top_k"],
+        tolerance=told["tolerance"],
+    )
 
 
 def _read_labels(file, labels):

@@ -122,13 +122,13 @@ class Augmentation:
         return _affine(images, 2 * draws[0], 1 + draws[1], height * draws[2], width * draws[3])
 
     def _cut_out(self, images, draws):
-        def kept(size, draws):
+        def outside(size, draws):
             first = tf.cast(draws * size, tf.int32)[:, tf.newaxis] - self.cutout // 2
             pixels = tf.range(size)
             return (pixels < first) | (pixels >= first + self.cutout)
 
         _, height, width, _ = images.shape
-        rows, columns = kept(height, draws[0]), kept(width, draws[1])
+        rows, columns = outside(height, draws[0]), outside(width, draws[1])
         kept = rows[:, :, tf.newaxis] | columns[:, tf.newaxis, :]
         return images * tf.cast(kept, images.dtype)[..., tf.newaxis]
 
@@ -158,7 +158,7 @@ class ImageData:
     Images (n, h, w) get a channel, labels (n, 1) lose an axis, and other types of whole numbers
     are converted. `zoo.streaming.PackedImages` stay on disk; all that is asked of them here is the
     same, to the bit. `skipped` says of each image that was left out which it is, and why. `source`
-    tells what they were divided from, where they were.
+    tells what they were divided from; "" where the test images stood by themselves.
 
     Raises:
         DataError: for images that are not whole numbers 0..255 or not grey or RGB, labels that are
@@ -577,11 +577,9 @@ def _read_npz(path, split):
 
 
 def _read_folder(folder, split, image_size, stream, skip_corrupt):
-    train, test = (
-        folder / "train",
-        [folder / name for name in ("test", "val", "valid", "validation")],
-    )
-    test = next((place for place in test if place.is_dir()), None)
+    train = folder / "train"
+    places = [folder / name for name in ("test", "val", "valid", "validation")]
+    test = next((place for place in places if place.is_dir()), None)
     divided = train.is_dir() and test is not None
     if not divided:
         train = test = folder
@@ -615,10 +613,9 @@ def _read_folder(folder, split, image_size, stream, skip_corrupt):
     lost = np.setdiff1d(np.arange(len(label_names)), labels)
     if lost.size:
         raise DataError(f"{root / label_names[lost[0]]}: none of its images could be read.")
+    data = ImageData(name, split, images, labels, label_names, tuple(skipped))
     named = "\n".join(file.relative_to(root).as_posix() for file, _ in files)
-    source = f"files {_checksum(named.encode())}"
-    data = ImageData(name, split, images, labels, label_names, tuple(skipped), source)
-    return data if divided else _divide(data, split)
+    return data if divided else _divide(data, split, named)
 
 
 def _whole(files, tolerated, skipped):
@@ -808,9 +805,10 @@ def _resize(image, image_size):
     return np.asarray(resized).reshape(height, width, image.shape[-1])
 
 
-def _divide(whole, split):
-    count, labels, source = whole.identity
-    whole = dataclasses.replace(whole, source=f"{source} {count} images {labels}".strip())
+def _divide(whole, split, named=""):
+    count, labels, _ = whole.identity
+    source = f"of {count} images, {labels} {_checksum(named.encode())}"
+    whole = dataclasses.replace(whole, source=source)
     training, test = whole.holdout(0.2)
     return training if split == "train" else dataclasses.replace(test, split="test")
 

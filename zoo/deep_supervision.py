@@ -201,21 +201,18 @@ class DeeplySupervised(keras.Model):
         output = y_pred["output"]
         examples = ops.cast(ops.shape(output)[0], "float32")
         y, label_weight, labelled = self._labels(y, output, sample_weight)
-
-        def log(name, loss, counted=None):
-            self._log(name, loss, examples, counted)
-
         objective = stock(y, output, label_weight)
         output_loss = loss_object(compiled_loss)
-        log("output_loss", output_loss(y, output, sample_weight=label_weight), labelled)
+        loss = output_loss(y, output, sample_weight=label_weight)
+        self._log("output_loss", loss, examples, labelled)
         companion_loss = loss_object(self.companion_loss or compiled_loss)
         soft_loss = SoftTargets(self.temperature)
         for layer, scores in zip(self.companions, y_pred["companions"], strict=True):
             loss = companion_loss(y, scores, sample_weight=label_weight)
-            log(f"{layer}_loss", loss, labelled)
+            self._log(f"{layer}_loss", loss, examples, labelled)
             if self.soft_weight:
                 soft = soft_loss(output, scores, sample_weight=sample_weight)
-                log(f"{layer}_soft_target_error", soft)
+                self._log(f"{layer}_soft_target_error", soft, examples)
                 loss = (1 - self.soft_weight) * loss + self.soft_weight * soft
             bracket = self._bracket(layer, loss, examples)
             objective = objective + self.weight_now(layer) * bracket

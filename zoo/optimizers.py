@@ -259,6 +259,6 @@ def warm_cosine_sgd(steps, learning_rate, weight_decay, kind=KernelDecaySGD):
         0.0, max(1, steps - warmup), warmup_target=learning_rate, warmup_steps=warmup
     )
     optimizer = kind(schedule, momentum=0.9, nesterov=True, weight_decay=weight_decay or None)
-    if weight_decay:
+    if weight_decay:  # of another kind, until it is saved
         optimizer.exclude_from_weight_decay(var_names=_NO_KERNELS)
     return optimizer

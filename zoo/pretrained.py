@@ -193,13 +193,14 @@ def located(path):
     return names().get(path.name, path) if missing else path
 
 
-def newest(folder):
-    """The newest version in `folder`, or `folder` if it is one; None without trained weights."""
-    found = [file.parents[1] for file in (*folder.glob(f"*/{MODEL}"), *folder.glob(MODEL))]
-    numbered = [each for each in found if each.name.isdecimal()] or found
-    if not numbered:
-        return None
-    return max(numbered, key=lambda each: int(each.name) if each.name.isdecimal() else 0)
+def newest(folder, files=(MODEL,)):
+    """The newest version in `folder`, or `folder` if it is one; None if none has such a file."""
+    found = [
+        each
+        for each in (folder, *folder.glob("*"))
+        if any((each / file).is_file() for file in files)
+    ]
+    return max(found, key=lambda each: int(each.name) if each.name.isdecimal() else 0, default=None)
 
 
 def _check_checksums(version):

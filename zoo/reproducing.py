@@ -42,8 +42,8 @@ def reproduce(weights, *, seed=None, runs="runs", **options):
             f"{told['commit']}: {error}."
         ) from error
     # By its weights: exported again, a model has the same version and is another.
-    weights = card["fingerprint"]["checkpoint_hash"][:8]
-    name = f"{version.resolve().parent.name},{weights},seed={recipe.seed}"
+    mark = card["fingerprint"]["checkpoint_hash"][:8]
+    name = f"{version.resolve().parent.name},{mark},seed={recipe.seed}"
     options["taught_by"] = told.get("teacher")
     folder = training.train(recipe, file, runs=Path(runs) / "reproduced", name=name, **options)
     results, versions = (

@@ -53,15 +53,10 @@ def _read(path):
     if file.is_file():
         return keras.models.load_model(file, compile=False)
     path = pretrained.located(path)  # from another folder than the repository's
-    versions = [each for each in path.glob("*") if each.name.isdecimal()]
-    exports = [
-        each
-        for each in (path, *sorted(versions, key=lambda each: int(each.name)))
-        # The second alone: in an archive of `zoo pack`.
-        if (each / "saved_model.pb").is_file() or (each / pretrained.MODEL).is_file()
-    ]
-    if exports:
-        return _exported(exports[-1])
+    # An archive of `zoo pack` has the second alone, an export of another's net the first.
+    export = pretrained.newest(path, ("saved_model.pb", pretrained.MODEL))
+    if export is not None:
+        return _exported(export)
     recipe = path.parent.name if path.parent.parent.name == "runs" else None
     if recipe is None:
         raise TeacherError(

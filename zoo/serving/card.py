@@ -58,35 +58,29 @@ def repeat(run_or_export):
         told = served.card(served.find_version(run_or_export))
     except FileNotFoundError:
         raise RepeatError(f"{run_or_export} is neither a finished run nor an export.") from None
-    training = told["training"]
-    if not training:
+    if not told["training"]:
         raise RepeatError(f"The card of {run_or_export} knows no training: it is of a file.")
-    return {"recipe": training, "versions": training, "results": training | told["results"]}
+    return again(told)
 
 
-def again(version):
-    """What `record` tells of the run that an export was made of, other seeds' repeats and all."""
-    told = served.card(version)
+def again(told):
+    """What `record` told of the run that a card is of, other seeds' repeats and all."""
     if not (training := told["training"]):
         return {"source": told["source"]}
-    first = {
-        "recipe": training,
-        "versions": {**training, "dirty": training["uncommitted_changes"]},
-        "results": {
-            **training,
-            **told["results"],
-            "train_examples": told["data"]["training_images"],
-        },
-    }
-    repeats = []
-    seeds, examples = told["seeds"], told["results"]["examples"]
-    for seed, errors, seconds in list(
-        zip(seeds["seeds"], seeds["errors"], seeds["seconds"], strict=True)
-    )[1:]:
-        found = {"errors": errors, "error_percent": 100 * errors / examples, "seconds": seconds}
-        versions, results = {**first["versions"], "seed": seed}, {**first["results"], **found}
-        repeats.append({**first, "versions": versions, "results": results})
-    return {**first, "repeats": repeats, "source": told["source"]}
+    results = {**training, **told["results"], "train_examples": told["data"]["training_images"]}
+    versions = {**training, "dirty": training["uncommitted_changes"]}
+    first = {"recipe": training, "versions": versions, "results": results}
+
+    def other(seed, errors, seconds):
+        found = {"errors": errors, "error_percent": 100 * errors / results["examples"]}
+        return {
+            "recipe": training,
+            "versions": {**versions, "seed": seed},
+            "results": {**results, **found, "seconds": seconds},
+        }
+
+    seeds = (told["seeds"][each][1:] for each in ("seeds", "errors", "seconds"))
+    return {**first, "repeats": list(map(other, *seeds)), "source": told["source"]}
 
 
 def source(file):
@@ -132,7 +126,7 @@ def over_seeds(records):
     Raises:
         RepeatError: for runs that differ in more than the seed, or two of one seed.
     """
-    # What "auto" chose counts too: it depends on the processor; and who lay where a teacher lies.
+    # What "auto" chose, by the processor, counts too; and which teacher it was that lay there.
     fields = [
         {
             **each["recipe"]["fields"],

@@ -146,7 +146,7 @@ def check(server, folder, tolerance=None):
 def _error(error):
     """What the server, or a proxy in front of it, says of its refusal."""
     try:
-        return json.loads(error.read())["error"]
+        return str(json.loads(error.read())["error"])
     except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException):
         return error.reason
 

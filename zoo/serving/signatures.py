@@ -128,9 +128,9 @@ def _decode(encoded, channels):
     pixels = tf.reduce_prod(tf.cast(size, tf.int64))
     small = tf.reduce_all(size > 0) & (pixels <= MAX_PIXELS)
     encoded = _refuse_unless(small, f"an image of 0 or more than {MAX_PIXELS} pixels", encoded)
-    # Within a scan, a byte of 255 is followed by 0. What else travels in a file has these two bytes
-    # once in 64 KiB, by chance: 256 times at the most.
-    # The operation behind tf.strings.split, without the ragged tensors that it makes of it.
+    # Every scan begins with these two bytes, which never follow one another within one. Whatever
+    # else travels in a file has them by chance, once in 64 KiB: 256 times at the most. The
+    # operation is that of tf.strings.split, without its ragged tensors.
     pieces = tf.raw_ops.StringSplitV2(
         input=encoded[tf.newaxis], sep=b"\xff\xda", maxsplit=MAX_SCANS + 1
     ).values
