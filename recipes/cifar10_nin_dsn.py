@@ -28,6 +28,8 @@ class Recipe(zoo.recipe.Recipe):
     """Training images are padded with so many pixels and cropped at random."""
     flip: bool = True
     """Half of the training images are mirrored."""
+    cutout: int = 0
+    """Side of a square of pixels, blackened at a random place in each training image."""
 
     def search(self, hp):
         return replace(
@@ -40,7 +42,7 @@ class Recipe(zoo.recipe.Recipe):
     def augmentation(self):
         from zoo.data import Augmentation
 
-        return Augmentation(pad_and_crop=self.pad_and_crop, flip=self.flip)
+        return Augmentation(pad_and_crop=self.pad_and_crop, flip=self.flip, cutout=self.cutout)
 
     def model(self, data, steps):
         import keras

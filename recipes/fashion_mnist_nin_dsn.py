@@ -28,6 +28,8 @@ class Recipe(zoo.recipe.Recipe):
     """Training images are moved by up to so many pixels."""
     flip: bool = True
     """Half of the training images are mirrored: shoes point both ways."""
+    cutout: int = 0
+    """Side of a square of pixels, blackened at a random place in each training image."""
 
     def search(self, hp):
         return replace(
@@ -40,7 +42,7 @@ class Recipe(zoo.recipe.Recipe):
     def augmentation(self):
         from zoo.data import Augmentation
 
-        return Augmentation(shift=self.shift, flip=self.flip)
+        return Augmentation(shift=self.shift, flip=self.flip, cutout=self.cutout)
 
     def model(self, data, steps):
         import keras
