@@ -1,4 +1,4 @@
-"""NIN-DSN on CIFAR-10, half the paper's width: 11.42 % test error, last epoch, 1 seed."""
+"""NIN-DSN on CIFAR-10 with the paper's widths: not measured yet; half of them made 11.42 %."""
 
 from dataclasses import dataclass, replace
 
@@ -8,18 +8,19 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """Half the width of the CIFAR-10 net, 45 epochs.
+    """Forty epochs.
 
-    With `--epochs 4 --validation 0.1`, of 5,000 held-out images: 20.3 % errors with these values,
-    20.7 % with --weight-decay 0.001, 21.0 % with --learning-rate 0.6, 22.5 % with 0.1; one seed
-    each.
+    With `--width 0.5 --cutout 0 --epochs 4 --validation 0.1`, of 5,000 held-out images: 20.3 %
+    errors with this rate and decay, 20.7 % with --weight-decay 0.001, 21.0 % with --learning-rate
+    0.6, 22.5 % with 0.1; one seed each. The cutout is that of other nets of few epochs, not tried
+    on held-out images: at half the width, without it, the net knew 97 % of its training images.
     """
 
     data: str = "cifar10"
-    epochs: int = 45
+    epochs: int = 40
     learning_rate: float = 0.3
     """The highest of the schedule."""
-    width: float = 0.5
+    width: float = 1.0
     """Factor on the widths of the CIFAR-10 net."""
     dropout: float = 0.0
     companion_weight: float = 0.3
@@ -28,7 +29,7 @@ class Recipe(zoo.recipe.Recipe):
     """Training images are padded with so many pixels and cropped at random."""
     flip: bool = True
     """Half of the training images are mirrored."""
-    cutout: int = 0
+    cutout: int = 8
     """Side of a square of pixels, blackened at a random place in each training image."""
 
     def search(self, hp):
