@@ -1,6 +1,7 @@
 import collections
 import itertools
 import os
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -455,6 +456,27 @@ def test_one_image_less_is_another_data_set(folder):
     after = load(folder, "test").identity
     assert after[:2] == before[:2]  # as many, of the same classes; and others
     assert after != before
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_with_more_images_the_old_ones_stay_on_their_side(tmp_path, monkeypatch, stream):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 4, 4, 3), np.uint8)
+    for index, image in enumerate(pixels):
+        path = tmp_path / "pets" / "ab"[index % 2] / f"{index:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    test = load(tmp_path / "pets", "test", stream=stream)
+    assert np.bincount(test.labels).tolist() == [20, 20]
+    for path in tmp_path.glob("pets/a/*0.png"):  # renamed, and each of them has a copy
+        shutil.copy(path, path.with_name(f"copy of {path.name}"))
+        path.rename(path.with_name(f"z{path.name}"))
+    later = load(tmp_path / "pets", "test", stream=stream)
+    assert np.bincount(later.labels).tolist() == [24, 20]  # of 120 and 100
+    before, after = (set(map(bytes, np.array(each.images))) for each in (test, later))
+    assert max(len(after - before), len(before - after)) <= 3
+    both = set(map(bytes, np.array(load(tmp_path / "pets", stream=stream).images))) & after
+    assert len(both) <= 1  # of twenty pairs
 
 
 def test_test_images_that_stand_by_themselves_were_not_divided(tmp_path):

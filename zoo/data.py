@@ -376,8 +376,10 @@ class ImageData:
                 )
         return self._take(np.flatnonzero(~np.isin(self.labels, list(classes))))
 
-    def holdout(self, fraction, seed=0):
+    def holdout(self, fraction, seed=0, order=None):
         """Two sets, (training, validation); validation takes `fraction` of each class, rounded.
+
+        They are drawn at random, or are the first of `order`, all indices.
 
         Raises:
             DataError: if either would have fewer than two images, or training would lose a class.
@@ -388,7 +390,7 @@ class ImageData:
                 f"{self.name} ({self.split}): a holdout of {fraction} takes {examples} of "
                 f"{self.examples} images, and each part needs two or more."
             )
-        chosen = self._stratified(examples, seed)
+        chosen = self._stratified(examples, self._shuffled(seed) if order is None else order)
         rest = np.setdiff1d(np.arange(self.examples), chosen)
         lost = np.setdiff1d(self.labels, self.labels[rest])
         if lost.size:
@@ -409,15 +411,17 @@ class ImageData:
                 f"{self.name} ({self.split}): a subset has {self.classes} (one a class) to "
                 f"{self.examples} images; received {examples}."
             )
-        return self._take(self._stratified(examples, seed))
+        return self._take(self._stratified(examples, self._shuffled(seed)))
 
     def _take(self, indices):
         images = self.images.take(indices, axis=0)
         return dataclasses.replace(self, images=images, labels=self.labels[indices])
 
-    def _stratified(self, examples, seed):
-        """The sorted indices of `examples` images, drawn from every class to the same depth."""
-        order = np.random.default_rng(seed).permutation(self.examples)
+    def _shuffled(self, seed):
+        return np.random.default_rng(seed).permutation(self.examples)
+
+    def _stratified(self, examples, order):
+        """The sorted indices of `examples` images: of every class the first, to the same depth."""
         depth = np.empty(self.examples)
         for label in np.unique(self.labels):
             members = order[self.labels[order] == label]
@@ -475,8 +479,9 @@ def load(
 
     The name of a data set means the data set, even where a folder is called so: "./mnist" or a
     `pathlib.Path` means the folder. What brings no test images of its own is split in the
-    same way each time, 80 % of each class for training and 20 % for test; with one image more or
-    less, in another way.
+    same way each time, 80 % of each class for training and 20 % for test, by what the images show:
+    whatever their order and names, with more images the old ones stay where they were, and copies
+    of one are together, but for a few at the border between the two.
 
     Arguments:
         name_or_path: one of
@@ -552,7 +557,8 @@ def _read_digits(split):
 
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16))
-    return _divide(ImageData("digits", split, images, digits.target, "0123456789"), split)
+    whole = ImageData("digits", split, images, digits.target, "0123456789")
+    return _divide(whole, split, at_random=True)  # as ever: there are results on this split
 
 
 def _read_npz(path, split):
@@ -805,12 +811,20 @@ def _resize(image, image_size):
     return np.asarray(resized).reshape(height, width, image.shape[-1])
 
 
-def _divide(whole, split, named=""):
+def _divide(whole, split, named="", at_random=False):
     count, labels, _ = whole.identity
     source = f"of {count} images, {labels} {_checksum(named.encode())}"
     whole = dataclasses.replace(whole, source=source)
-    training, test = whole.holdout(0.2)
+    order = None if at_random else np.argsort(_contents(whole.images), kind="stable")
+    training, test = whole.holdout(0.2, order=order)
     return training if split == "train" else dataclasses.replace(test, split="test")
+
+
+def _contents(images):
+    """A number for what each image shows; equal ones have the same."""
+    if isinstance(images, streaming.PackedImages):
+        return images.checksums
+    return [zlib.crc32(np.ascontiguousarray(image)) for image in images]
 
 
 def _checksum(content):

@@ -82,6 +82,11 @@ class PackedImages:
     def _values(self):
         return int(np.prod(self.shape[1:]))
 
+    @property
+    def checksums(self):
+        """CRC-32 of each image's values."""
+        return self._checksums[self._rows]
+
     def __getitem__(self, index):
         """An image (h, w, c), or for a slice or an array of indices (n, h, w, c)."""
         rows = self._rows[index]
