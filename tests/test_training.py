@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -266,6 +267,21 @@ def test_a_run_is_not_resumed_with_other_images(file, tmp_path, monkeypatch):
     monkeypatch.setattr(zoo.data, "load", fewer)
     with pytest.raises(zoo.recipe.RecipeError, match=r"begun with the images .*1438.* now .*1437"):
         run(file, tmp_path, epochs=1)
+
+
+def test_images_that_are_trained_and_judged_on_are_named(file, tmp_path, monkeypatch):
+    training, test = zoo.data.load("digits"), zoo.data.load("digits", "test")
+    assert not test.also_in(training)
+    leaked = np.concatenate([training.images, test.images[[7, 30]]])
+    labels = np.concatenate([training.labels, test.labels[[7, 30]]])
+    training = dataclasses.replace(training, images=leaked, labels=labels)
+    splits = {"train": training, "test": test}
+    monkeypatch.setattr(zoo.data, "load", lambda name, split="train", **how: splits[split])
+    results = json.loads((run(file, tmp_path, epochs=1) / "results.json").read_text())
+    (warning,) = results["warnings"]
+    seven, thirty = test.labels[[7, 30]]
+    assert warning.startswith("2 of the 359 test images are among the training images")
+    assert warning.endswith(f"number 7 ({seven}), 30 ({thirty}).")
 
 
 def test_averaged_weights_ship_also_after_a_kill_at_the_end(file, tmp_path):

@@ -4,6 +4,7 @@ The order of training and its random changes are functions of (seed, step) alone
 stopped continues with the very batches that it would have seen, and no iterator is ever saved.
 """
 
+import collections
 import dataclasses
 import difflib
 import itertools
@@ -362,6 +363,17 @@ class ImageData:
             raise DataError(f"{augmentation} can move all of a {self.image_shape} image away.")
         if augmentation.cutout >= max(self.image_shape[:2]):
             raise DataError(f"{augmentation} can blacken all of a {self.image_shape} image.")
+
+    def also_in(self, other):
+        """The indices of the images that `other` has, too, pixel by pixel."""
+        theirs = collections.defaultdict(list)
+        for index, content in enumerate(_contents(other.images)):
+            theirs[content].append(index)
+        return [
+            index
+            for index, content in enumerate(_contents(self.images))
+            if any(np.array_equal(self.images[index], other.images[i]) for i in theirs[content])
+        ]
 
     def without(self, classes):
         """The images of all other classes; the classes themselves stay, with no image.

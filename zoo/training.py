@@ -126,6 +126,7 @@ def train(
         if chief:
             session.compare_versions(versions)
             session.name_skipped()
+            session.name_copies()
             _write_json(folder / "versions.json", versions)
         session.fit()
         if chief:
@@ -324,6 +325,17 @@ class _Session:
             self.warn(
                 f"{len(skipped)} files of {self.training.name} were left out, see skipped.txt: "
                 f"{shown}{'; ...' if len(skipped) > 5 else ''}"
+            )
+
+    def name_copies(self):
+        """Say which images are judged on though they are trained on, too."""
+        copies = self.judging.also_in(self.training)
+        if copies:
+            shown = ", ".join(f"{i} ({self.names[self.judging.labels[i]]})" for i in copies[:5])
+            self.warn(
+                f"{len(copies)} of the {self.judging.examples} {self.judged_on} images are among "
+                f"the training images, which flatters the result: number {shown}"
+                f"{', ...' if len(copies) > 5 else ''}."
             )
 
     def warn(self, text):
