@@ -227,7 +227,7 @@ def evaluate(run: Positional[Path], data: str | None = None):
 
 
 def _refuse_other_images(results, judging):
-    """With an image more or less, a folder is divided anew: some of these were trained on."""
+    """A folder with other images is divided otherwise: some of these may have been trained on."""
     by_themselves = judging.split == "test" and not judging.source
     told = results.get("data", {}).get(judging.split)
     if not by_themselves and told not in (None, judging.identity):
