@@ -12,8 +12,9 @@ class Recipe(zoo.recipe.Recipe):
 
     With `--width 0.5 --cutout 0 --epochs 4 --validation 0.1`, of 5,000 held-out images: 20.3 %
     errors with this rate and decay, 20.7 % with --weight-decay 0.001, 21.0 % with --learning-rate
-    0.6, 22.5 % with 0.1; one seed each. The cutout is that of other nets of few epochs, not tried
-    on held-out images: at half the width, without it, the net knew 97 % of its training images.
+    0.6, 22.5 % with 0.1; one seed each. Width and cutout were not tried on held-out images: at
+    half the width, without cutout, 45 epochs ended with 97 % of the training images known and
+    11.42 % test errors.
     """
 
     data: str = "cifar10"

@@ -340,13 +340,13 @@ def export(
         what.labels,
         out,
         version=version,
-        top_k=top_k or what.top_k,
+        top_k=what.top_k if top_k is None else top_k,
         exits=exits,
         images=predicting.read_examples(trained, files),
         image_names=[file.stem for file in files] or None,
         record=card.source(file) | what.record,
         keras_file=file,
-        tolerance=tolerance or what.tolerance,
+        tolerance=what.tolerance if tolerance is None else tolerance,
     )
     print(f"Exported and checked as a server would: {path}")
     for form in forms:
