@@ -269,6 +269,14 @@ def test_a_run_is_not_resumed_with_other_images(file, tmp_path, monkeypatch):
         run(file, tmp_path, epochs=1)
 
 
+def test_an_augmentation_that_is_refused_does_not_bind_the_folder(file, tmp_path):
+    text = file.read_text()
+    file.write_text(text.replace("Augmentation(shift=1)", "Augmentation(cutout=8)"))
+    with pytest.raises(zoo.data.DataError, match="can blacken all"):
+        run(file, tmp_path, epochs=1)
+    assert not (tmp_path / "small" / "run" / "recipe.json").exists()
+
+
 def test_images_that_are_trained_and_judged_on_are_named(file, tmp_path, monkeypatch):
     training, test = zoo.data.load("digits"), zoo.data.load("digits", "test")
     assert not test.also_in(training)

@@ -277,7 +277,7 @@ class ImageData:
         batch_size = _integer("batch_size", batch_size, at_least=1)
         start_step = _integer("start_step", start_step, at_least=0)
         seed = _integer("seed", seed, at_least=0)
-        self._check(augmentation)
+        self.check_augmentation(augmentation)
         if views is not None:
             views = _integer("views", views, at_least=1)
         if teacher_logits is not None and teacher_logits.shape[:2] != (views, self.examples):
@@ -337,7 +337,7 @@ class ImageData:
         The views that `training_batches` shows: (examples, h, w, c) each, the last batch of a view
         holding what remains.
         """
-        self._check(augmentation)
+        self.check_augmentation(augmentation)
         if numpy_data := _by_numpy():
             return numpy_data.views(self, views, batch_size, seed, augmentation)
         images = self._images()
@@ -358,7 +358,8 @@ class ImageData:
         # Passes and steps, which have the smaller numbers, never come so far.
         return augmentation.draws(self.examples, (seed, view + 2**40))
 
-    def _check(self, augmentation):
+    def check_augmentation(self, augmentation):
+        """Refuse, with a DataError, one that can leave nothing of an image."""
         if augmentation.reach >= min(self.image_shape[:2]):
             raise DataError(f"{augmentation} can move all of a {self.image_shape} image away.")
         if augmentation.cutout >= max(self.image_shape[:2]):

@@ -110,6 +110,7 @@ def train(
                 f"--batch-size is at most {training.examples}, the number of training images; "
                 f"received {recipe.batch_size}."
             )
+        training.check_augmentation(recipe.augmentation())
         session = _Session(recipe, folder, training, judging, progress, strategy)
         session.checkpoint_seconds, session.deadline = checkpoint_seconds, deadline
         if taught_by not in (None, session.teacher):
