@@ -389,6 +389,8 @@ def half_and_a_lambda():
         (network, [*LABELS[:6], "two\nlines"], {}, "expected one line of text"),
         (network, [*LABELS[:6], ""], {}, "expected one line of text"),
         (network, LABELS, {"top_k": 0}, "top_k=0"),
+        (network, LABELS, {"tolerance": 0.0}, "tolerance=0.0; expected it between"),
+        (network, LABELS, {"tolerance": float("nan")}, "tolerance=nan"),
         (network, LABELS, {"version": 0}, "version=0; expected a positive integer"),
         (network, LABELS, {"version": "2"}, "version='2'; expected a positive integer"),
         (network, LABELS, {"version": 2**63}, "expected a positive integer below"),

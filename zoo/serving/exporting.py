@@ -87,6 +87,8 @@ def export_savedmodel(
     _check_model(model)
     _check_labels(labels, model.output_shape[-1], top_k)
     _check_version(base, version)
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise ExportError(f"Received tolerance={tolerance}; expected it between 0 and 1, as 1e-5.")
     images, image_names = _check_images(model, images, image_names)
     probabilities, at_exits = _answers(model, every_exit, images)
     facts = card.facts(
@@ -96,7 +98,7 @@ def export_savedmodel(
         weights=_factories(keras_file, images, probabilities),
         top_k=min(top_k, len(labels)),
         exits=list(every_exit.output) if every_exit else [],
-        tolerance=tolerance or TOLERANCE,
+        tolerance=TOLERANCE if tolerance is None else tolerance,
     )
 
     base.mkdir(parents=True, exist_ok=True)
