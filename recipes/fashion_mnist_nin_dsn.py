@@ -1,4 +1,4 @@
-"""NIN-DSN on Fashion-MNIST, half the paper's width: 6.13 ± 0.16 % test error, 3 seeds."""
+"""NIN-DSN on Fashion-MNIST with the paper's widths: not measured yet."""
 
 from dataclasses import dataclass, replace
 
@@ -8,18 +8,19 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """Half the width of the CIFAR-10 net, thirty epochs.
+    """Sixteen epochs of the paper's widths.
 
-    With `--epochs 8 --validation 0.1`, of 6,000 held-out images: 7.2 % errors with these values,
-    8.1 % with --width 0.25 --learning-rate 0.3, 8.3 % with --width 0.25 --learning-rate 0.1; one
-    seed each.
+    With `--validation 0.1`, of 6,000 held-out images, one seed each: at half the width 6.27 %
+    errors with --cutout 0 and 6.32 % with 8, but 95.0 and 93.5 % of the training images known.
+    With --epochs 8, too, and --cutout 0: 7.2 % at half the width, 8.1 % at a quarter with
+    --learning-rate 0.3, 8.3 % with 0.1.
     """
 
     data: str = "fashion_mnist"
-    epochs: int = 30
+    epochs: int = 16
     learning_rate: float = 0.2
     """The highest of the schedule."""
-    width: float = 0.5
+    width: float = 1.0
     """Factor on the widths of the CIFAR-10 net."""
     dropout: float = 0.0
     companion_weight: float = 0.3
@@ -28,7 +29,7 @@ class Recipe(zoo.recipe.Recipe):
     """Training images are moved by up to so many pixels."""
     flip: bool = True
     """Half of the training images are mirrored: shoes point both ways."""
-    cutout: int = 0
+    cutout: int = 8
     """Side of a square of pixels, blackened at a random place in each training image."""
 
     def search(self, hp):
