@@ -78,7 +78,7 @@ ALLOWED = {
         TENSORFLOW,
     ),
     "card": (
-        {"files", "measures", "pretrained", "served", "signatures"},
+        {"files", "measures", "pretrained", "provenance", "served", "signatures"},
         {"jinja2", "keras", "tensorflow"},
     ),
     "exporting": (

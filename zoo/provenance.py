@@ -35,7 +35,7 @@ def versions(recipe, deterministic, strategy):
         "seed": recipe.seed,
         "deterministic": deterministic,
         "hardware": {
-            "cpu": _cpu(),
+            "cpu": processor(),
             "cores": len(os.sched_getaffinity(0)),
             "memory_gib": round(
                 os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
@@ -74,10 +74,17 @@ def dtype_policy(precision):
 
 
 def _cpu_has_bfloat16(cpuinfo="/proc/cpuinfo"):
+    return bool(_bfloat16(_read(cpuinfo)))
+
+
+def _bfloat16(cpuinfo):
+    return sorted({"avx512_bf16", "amx_bf16"} & set(cpuinfo.split()))
+
+
+def _read(cpuinfo):
     with contextlib.suppress(OSError):
-        flags = set(Path(cpuinfo).read_text(encoding="utf-8").split())
-        return bool(flags & {"avx512_bf16", "amx_bf16"})
-    return False
+        return Path(cpuinfo).read_text(encoding="utf-8")
+    return ""
 
 
 def _git(folder, *arguments):
@@ -94,9 +101,9 @@ def _git(folder, *arguments):
     return answer.stdout.strip()
 
 
-def _cpu():
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+def processor(cpuinfo="/proc/cpuinfo"):
+    """Its name, and its instructions that multiply in bfloat16, which some names leave open."""
+    told = _read(cpuinfo)
+    names = (line.split(":", 1)[1].strip() for line in told.splitlines() if "model name" in line)
+    name = next(names, platform.processor() or platform.machine())
+    return ", ".join([name, *_bfloat16(told)])

@@ -7,7 +7,6 @@ the versions adds what was measured at the export, and README.md is the same for
 import importlib.metadata
 import json
 import os
-import platform
 import statistics
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import jinja2
 import keras
 import tensorflow as tf
 
-from zoo import files, measures, pretrained
+from zoo import files, measures, pretrained, provenance
 from zoo.serving import served, signatures
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -212,7 +211,7 @@ def of_version(version, facts, speed):
         "speed": {
             "milliseconds": {str(batch): round(1000 * s, 3) for batch, s in speed.items()},
             "of": "serving_default through TensorFlow's C API, the best of a few tries",
-            "hardware": f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}",
+            "hardware": f"{len(os.sched_getaffinity(0))} cores of {provenance.processor()}",
         },
     }
 
