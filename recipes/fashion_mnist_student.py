@@ -1,4 +1,4 @@
-"""A small NIN on Fashion-MNIST, taught: 10.38 % test error, last epoch, 1 seed; alone 10.28 %."""
+"""A small NIN on Fashion-MNIST, taught by fashion_mnist_nin_dsn: not measured yet."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,13 @@ from zoo.students import StudentRecipe
 
 @dataclass(frozen=True)
 class Recipe(StudentRecipe):
-    """Augmented as its teacher was."""
+    """Augmented as its teacher was, but not cut out."""
 
     data: str = "fashion_mnist"
     teachers: tuple[str, ...] = ("saved_models/fashion_mnist_nin_dsn",)
-    epochs: int = 8
+    epochs: int = 12
+    width: float = 1 / 6  # 28,454 parameters, a thirty-third of the teacher's
+    """Factor on the widths of the CIFAR-10 net."""
     shift: int = 2
     """Training images are moved by up to so many pixels."""
     flip: bool = True
