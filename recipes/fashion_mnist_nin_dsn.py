@@ -1,4 +1,4 @@
-"""NIN-DSN on Fashion-MNIST with the paper's widths: not measured yet."""
+"""NIN-DSN on Fashion-MNIST, half the paper's width: 6.13 ± 0.16 % test error, 3 seeds."""
 
 from dataclasses import dataclass, replace
 
@@ -8,18 +8,20 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """Sixteen epochs of the paper's widths.
+    """Half the width of the CIFAR-10 net, thirty epochs.
 
-    Errors of one seed in 6,000 held-out images, `--validation 0.1`: with --epochs 8, 6.60 % as it
-    is, 7.2 % with --width 0.5 --cutout 0, 8.1 % with --width 0.25 --learning-rate 0.3 --cutout 0
-    and 8.3 % with 0.1. With 16 epochs and --width 0.5, 6.32 % cut out and 6.27 % not.
+    Errors of one seed in 6,000 held-out images, `--validation 0.1`: with --epochs 8, 7.2 % as it
+    is, 6.6 % with --width 1 --cutout 8, 8.1 % with --width 0.25 --learning-rate 0.3 and 8.3 % with
+    --width 0.25 --learning-rate 0.1; with --epochs 16, 6.27 % as it is and 6.32 % with --cutout 8.
+    But trained on all images, --width 1 --cutout 8 --epochs 16 made 6.21 % test errors with seed
+    0, in the same time and with four times the parameters: no better.
     """
 
     data: str = "fashion_mnist"
-    epochs: int = 16
+    epochs: int = 30
     learning_rate: float = 0.2
     """The highest of the schedule."""
-    width: float = 1.0
+    width: float = 0.5
     """Factor on the widths of the CIFAR-10 net."""
     dropout: float = 0.0
     companion_weight: float = 0.3
@@ -28,7 +30,7 @@ class Recipe(zoo.recipe.Recipe):
     """Training images are moved by up to so many pixels."""
     flip: bool = True
     """Half of the training images are mirrored: shoes point both ways."""
-    cutout: int = 8
+    cutout: int = 0
     """Side of a square of pixels, blackened at a random place in each training image."""
 
     def search(self, hp):

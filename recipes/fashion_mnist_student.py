@@ -7,12 +7,12 @@ from zoo.students import StudentRecipe
 
 @dataclass(frozen=True)
 class Recipe(StudentRecipe):
-    """Augmented as its teacher was, but not cut out."""
+    """Augmented as its teacher was."""
 
     data: str = "fashion_mnist"
     teachers: tuple[str, ...] = ("saved_models/fashion_mnist_nin_dsn",)
     epochs: int = 12
-    width: float = 1 / 6  # 28,454 parameters, a thirty-third of the teacher's
+    width: float = 1 / 6  # 28,454 parameters, an eighth of the teacher's
     """Factor on the widths of the CIFAR-10 net."""
     shift: int = 2
     """Training images are moved by up to so many pixels."""
