@@ -12,8 +12,6 @@ class Recipe(StudentRecipe):
     data: str = "mnist"
     teachers: tuple[str, ...] = ("saved_models/mnist_nin_dsn",)
     epochs: int = 12
-    width: float = 1 / 6  # 28,454 parameters, an eighth of the teacher's
-    """Factor on the widths of the CIFAR-10 net."""
     shift: int = 2
     """Training images are moved by up to so many pixels."""
 
