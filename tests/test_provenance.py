@@ -12,11 +12,11 @@ from zoo.recipe import Recipe
 )
 def test_bfloat16_is_for_processors_that_have_it(flags, expected, tmp_path, monkeypatch):
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu {flags} sse\n")
-    has = provenance._cpu_has_bfloat16
-    monkeypatch.setattr(provenance, "_cpu_has_bfloat16", lambda: has(tmp_path / "cpuinfo"))
+    found = provenance._bfloat16_instructions
+    monkeypatch.setattr(provenance, "_bfloat16_instructions", lambda: found(tmp_path / "cpuinfo"))
     assert provenance.dtype_policy("auto") == expected
     assert provenance.dtype_policy("mixed_float16") == "mixed_float16"
-    assert not has(tmp_path / "no such file")
+    assert not found(tmp_path / "no such file")
 
 
 @pytest.mark.parametrize(

@@ -70,15 +70,11 @@ def dtype_policy(precision):
     """Of a recipe's precision, Keras' name; "auto" goes by what multiplies."""
     if precision != "auto":
         return precision
-    return "mixed_bfloat16" if _gpus() or _cpu_has_bfloat16() else "float32"
+    return "mixed_bfloat16" if _gpus() or _bfloat16_instructions() else "float32"
 
 
-def _cpu_has_bfloat16(cpuinfo="/proc/cpuinfo"):
-    return bool(_bfloat16(_read(cpuinfo)))
-
-
-def _bfloat16(cpuinfo):
-    return sorted({"avx512_bf16", "amx_bf16"} & set(cpuinfo.split()))
+def _bfloat16_instructions(cpuinfo="/proc/cpuinfo"):
+    return sorted({"avx512_bf16", "amx_bf16"} & set(_read(cpuinfo).split()))
 
 
 def _read(cpuinfo):
@@ -102,8 +98,8 @@ def _git(folder, *arguments):
 
 
 def processor(cpuinfo="/proc/cpuinfo"):
-    """Its name, and its instructions that multiply in bfloat16, which some names leave open."""
-    told = _read(cpuinfo)
-    names = (line.split(":", 1)[1].strip() for line in told.splitlines() if "model name" in line)
+    """The processor's name, and its instructions that multiply in bfloat16: they set the speed."""
+    lines = _read(cpuinfo).splitlines()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     name = next(names, platform.processor() or platform.machine())
-    return ", ".join([name, *_bfloat16(told)])
+    return ", ".join([name, *_bfloat16_instructions(cpuinfo)])
