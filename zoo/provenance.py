@@ -102,4 +102,5 @@ def processor(cpuinfo="/proc/cpuinfo"):
     lines = _read(cpuinfo).splitlines()
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     name = next(names, platform.processor() or platform.machine())
-    return ", ".join([name, *_bfloat16_instructions(cpuinfo)])
+    multiply = ", ".join(_bfloat16_instructions(cpuinfo))
+    return f"{name} ({multiply})" if multiply else name
