@@ -1,4 +1,4 @@
-"""NIN-DSN on CIFAR-10 with the paper's widths: 8.60 % test error, last epoch, 1 seed."""
+"""NIN-DSN on CIFAR-10 with the paper's widths, 64 epochs, cutout of 16: not measured."""
 
 from dataclasses import dataclass, replace
 
@@ -8,7 +8,7 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """Forty epochs.
+    """Sixty-four epochs.
 
     With `--width 0.5 --cutout 0 --epochs 4 --validation 0.1`, of 5,000 held-out images: 20.3 %
     errors with this rate and decay, 20.7 % with --weight-decay 0.001, 21.0 % with --learning-rate
@@ -18,7 +18,7 @@ class Recipe(zoo.recipe.Recipe):
     """
 
     data: str = "cifar10"
-    epochs: int = 40
+    epochs: int = 64
     learning_rate: float = 0.3
     """The highest of the schedule."""
     width: float = 1.0
@@ -30,7 +30,7 @@ class Recipe(zoo.recipe.Recipe):
     """Training images are padded with so many pixels and cropped at random."""
     flip: bool = True
     """Half of the training images are mirrored."""
-    cutout: int = 8
+    cutout: int = 16
     """Side of a square of pixels, blackened at a random place in each training image."""
 
     def search(self, hp):
