@@ -154,10 +154,12 @@ class Distiller(keras.Model):
             try:
                 teacher, taught = shapes(watched, examples)
             except ValueError as error:
+                known = getattr(_within(watched.model), "inputs", None)
+                own = f"its own are of {_shape(_inputs_of(watched.model))}" if known else error
                 raise ValueError(
                     f"The teacher {watched.model.name!r} does not take the student's examples, of "
-                    f"shape {_shape(examples)}: put in front what makes its own of them, "
-                    f"keras.Sequential([keras.layers.Resizing(64, 64), teacher]). ({error})"
+                    f"shape {_shape(examples)}: {own}. Put in front what makes these of those: "
+                    f"keras.Sequential([keras.Input(...), keras.layers.Resizing(64, 64), teacher])."
                 ) from error
             _check_classes(student, teacher, self.class_map)
         for each in self.knowledge:
