@@ -45,12 +45,13 @@ def show(finished):
         drawing.curve(axes, sizes, flat, index, label=label)
     drawing.label(axes, "Members", "Test accuracy (% of images)")
     drawing.legend(figure, {"distilled": finished["distilled"]})
-    gain = 100 * (taught - single.mean()) / (averaged[-1] - single.mean())
+    gain = averaged[-1] - single.mean()
+    kept = spread(100 * (taught - single.mean()) / gain, 0) if gain > 0 else "there was none"
     rows = (
         ("one net alone, 10 seeds", spread(single), "58.9"),
         ("ensemble of 10", f"{averaged[-1]:.2f}", "61.1"),
         ("one net distilled from it", spread(taught), "60.8"),
-        ("share of the gain kept (%)", spread(gain, 0), "86"),
+        ("share of the gain kept (%)", kept, "86"),
     )
     return figure, Table(("Net", "Test accuracy (%)", "Paper, speech frames (%)"), rows)
 
