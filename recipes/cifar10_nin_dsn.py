@@ -1,4 +1,4 @@
-"""NIN-DSN on CIFAR-10 with the paper's widths, 64 epochs, cutout of 16: not measured."""
+"""NIN-DSN on CIFAR-10 with the paper's widths: 7.54 % test error, last epoch, 1 seed."""
 
 from dataclasses import dataclass, replace
 
@@ -12,9 +12,10 @@ class Recipe(zoo.recipe.Recipe):
 
     With `--width 0.5 --cutout 0 --epochs 4 --validation 0.1`, of 5,000 held-out images: 20.3 %
     errors with this rate and decay, 20.7 % with --weight-decay 0.001, 21.0 % with --learning-rate
-    0.6, 22.5 % with 0.1; one seed each. Width and cutout were not tried on held-out images: at
-    half the width, without cutout, 45 epochs ended with 97 % of the training images known and
-    11.42 % test errors.
+    0.6, 22.5 % with 0.1; one seed each. Width, cutout and epochs were not tried on held-out images:
+    at half the width, without cutout, 45 epochs ended with 97 % of the training images known and
+    11.42 % test errors; at this width, cut out 8 pixels, 40 epochs with 98 % and 8.60 %.
+    16 pixels are the square of the paper that cuts out (arXiv:1708.04552).
     """
 
     data: str = "cifar10"
