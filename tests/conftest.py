@@ -40,10 +40,10 @@ def policy(request):
     return request.param
 
 
-@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+@pytest.hookimpl(wrapper=True, optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers():
     """One process more than cores, since some tests wait: for servers, workers, time."""
-    return len(os.sched_getaffinity(0)) + 1
+    return (yield) + 1
 
 
 # Files of few tests that take long: last, one process would still be at them when all others rest.

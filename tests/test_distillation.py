@@ -468,6 +468,10 @@ def test_a_teacher_of_other_images_has_what_makes_them_in_front():
     with pytest.raises(ValueError, match=r"\(None, 6, 6, 1\).*12, 12, 1\).*Resizing") as refused:
         zoo.Distiller(student=student, teacher=large)
     assert "_Symbolic" not in str(refused.value)
+    pooling = layers.MaxPooling2D(7)
+    small = keras.Sequential([keras.Input((None, None, 1)), pooling, layers.Flatten()])
+    with pytest.raises(ValueError, match="MaxPooling2D"):
+        zoo.Distiller(student=student, teacher=small)
     seen = keras.Sequential([keras.Input((6, 6, 1)), layers.Resizing(12, 12), large])
     distiller = zoo.Distiller(student=student, teacher=seen, temperature=1, soft_weight=1.0)
     still = {"optimizer": keras.optimizers.SGD(0.0), "metrics": None}

@@ -32,7 +32,7 @@ def tiny(recipe, tmp_path):
     if "teachers" in fields:
         zoo.mlp(shape, classes, hidden=(4,)).save(tmp_path / "teacher.keras")
         changes["teachers"] = (str(tmp_path / "teacher.keras"),)
-    changes["cutout"] = getattr(recipe, "cutout", 0) // 2  # of images that are halved, too
+    changes["cutout"] = getattr(recipe, "cutout", 0) // 2  # as the colour images
     return dataclasses.replace(recipe, **{k: v for k, v in changes.items() if k in fields})
 
 

@@ -154,12 +154,9 @@ class Distiller(keras.Model):
             try:
                 teacher, taught = shapes(watched, examples)
             except ValueError as error:
-                known = getattr(_within(watched.model), "inputs", None)
-                own = f"its own are of {_shape(_inputs_of(watched.model))}" if known else error
                 raise ValueError(
                     f"The teacher {watched.model.name!r} does not take the student's examples, of "
-                    f"shape {_shape(examples)}: {own}. Put in front what makes these of those: "
-                    f"keras.Sequential([keras.Input(...), keras.layers.Resizing(64, 64), teacher])."
+                    f"shape {_shape(examples)}: {_why(watched.model, examples, error)}"
                 ) from error
             _check_classes(student, teacher, self.class_map)
         for each in self.knowledge:
@@ -549,6 +546,17 @@ def _inputs_of(model):
 
 def _shape(tensors):
     return keras.tree.map_structure(lambda tensor: tensor.shape, tensors)
+
+
+def _why(teacher, examples, error):
+    """The reason in a line where two shapes are one; else what Keras says, a page."""
+    own = _shape(_inputs_of(teacher)) if getattr(_within(teacher), "inputs", None) else None
+    if own is None or None in own[1:] or own == _shape(examples):
+        return error
+    return (
+        f"its own are of {own}. Put in front of it what makes its own of the student's: "
+        "keras.Sequential([keras.Input(...), keras.layers.Resizing(64, 64), teacher])."
+    )
 
 
 def _check_gives_logits(role, model):
