@@ -30,7 +30,7 @@ class Recipe(zoo.recipe.Recipe):
     """Training images are moved by up to so many pixels."""
     flip: bool = True
     """Half of the training images are mirrored: shoes point both ways."""
-    cutout: int = 0
+    cutout: int = 8
     """Side of a square of pixels, blackened at a random place in each training image."""
 
     def search(self, hp):
