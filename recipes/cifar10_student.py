@@ -1,4 +1,4 @@
-"""A small NIN on CIFAR-10, taught: 13.41 % test error, last epoch, 1 seed; alone 14.85 %."""
+"""A small NIN on CIFAR-10, taught: 13.26 % test error, last epoch, 1 seed; alone 14.85 %."""
 
 from dataclasses import dataclass
 
