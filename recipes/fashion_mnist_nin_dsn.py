@@ -10,13 +10,7 @@ import zoo.recipe
 class Recipe(zoo.recipe.Recipe):
     """Half the width of the CIFAR-10 net, thirty epochs.
 
-    Errors of one seed in 6,000 held-out images, `--validation 0.1`: with --epochs 8, 7.2 % as it
-    is, 6.6 % with --width 1 --cutout 8, 8.1 % with --width 0.25 --learning-rate 0.3 and 8.3 % with
-    --width 0.25 --learning-rate 0.1; with --epochs 16, 6.27 % as it is and 6.32 % with --cutout 8;
-    with these thirty, 5.68 % with --cutout 8 and 5.98 % with --cutout 14. But trained on all
-    images, --cutout 8 made 6.20 and 6.12 % test errors (seeds 0 and 1), where these values made
-    6.31 and 6.04 %; and --width 1 --cutout 8 --epochs 16 made 6.21 % (seed 0), little for four
-    times the parameters.
+    What else was tried: docs/results/settings.md.
     """
 
     data: str = "fashion_mnist"
