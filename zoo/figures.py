@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from zoo import measures
 
@@ -353,6 +353,7 @@ def _scale(axes, values):
         # Of the linear part zero alone: others would lie on top of it.
         axes.set_yticks([0, *(tick for tick in ticks if tick >= low)])
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())  # symlog puts one beside zero
         axes.set_ylim(0 if (values <= 0).any() else 0.9 * low, 1.2 * high)
     else:
         axes.set_ylim(bottom=min(0, values.min(initial=0)))
