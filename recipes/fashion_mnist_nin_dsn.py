@@ -1,4 +1,4 @@
-"""NIN-DSN on Fashion-MNIST, half the paper's width: 6.13 ± 0.16 % test error, 3 seeds."""
+"""NIN-DSN on Fashion-MNIST with the paper's widths. Test error not measured."""
 
 from dataclasses import dataclass, replace
 
@@ -8,16 +8,16 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """Half the width of the CIFAR-10 net, thirty epochs.
+    """Twenty-four epochs of the CIFAR-10 net.
 
     What else was tried: docs/results/settings.md.
     """
 
     data: str = "fashion_mnist"
-    epochs: int = 30
+    epochs: int = 24
     learning_rate: float = 0.2
     """The highest of the schedule."""
-    width: float = 0.5
+    width: float = 1.0
     """Factor on the widths of the CIFAR-10 net."""
     dropout: float = 0.0
     companion_weight: float = 0.3
@@ -26,7 +26,7 @@ class Recipe(zoo.recipe.Recipe):
     """Training images are moved by up to so many pixels."""
     flip: bool = True
     """Half of the training images are mirrored: shoes point both ways."""
-    cutout: int = 0
+    cutout: int = 8
     """Side of a square of pixels, blackened at a random place in each training image."""
 
     def search(self, hp):
