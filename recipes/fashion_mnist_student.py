@@ -1,4 +1,4 @@
-"""A small NIN on Fashion-MNIST, taught: 7.95 % test error, last epoch, 1 seed; alone 8.42 %."""
+"""A small NIN on Fashion-MNIST, taught: 7.91 % test error, last epoch, 1 seed; alone 8.42 %."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from zoo.students import StudentRecipe
 
 @dataclass(frozen=True)
 class Recipe(StudentRecipe):
-    """Augmented as its teacher was."""
+    """Augmented as its teacher was, but not cut out."""
 
     data: str = "fashion_mnist"
     teachers: tuple[str, ...] = ("saved_models/fashion_mnist_nin_dsn",)
