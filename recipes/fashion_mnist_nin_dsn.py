@@ -1,4 +1,4 @@
-"""NIN-DSN on Fashion-MNIST with the paper's widths: 5.76 ± 0.08 % test error, 2 seeds."""
+"""NIN-DSN on Fashion-MNIST with the paper's widths: 5.76 ± 0.06 % test error, 3 seeds."""
 
 from dataclasses import dataclass, replace
 
