@@ -46,8 +46,9 @@ def pytest_xdist_auto_num_workers():
     return (yield) + 1
 
 
-# Files of few tests that take long: last, one process would still be at them when all others rest.
-FIRST = ("test_replicas", "test_distribute", "test_workers", "test_jax", "test_readme")
+# Files that take long: last, one process would still be at them when all others rest.
+FIRST = ("test_replicas", "test_distribute", "test_workers", "test_training", "test_jax")
+FIRST += ("test_readme", "test_tuning")
 
 
 def pytest_collection_modifyitems(items):
