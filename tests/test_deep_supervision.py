@@ -246,6 +246,10 @@ def unbuilt():
         (lambda: DeeplySupervised(unbuilt(), {"dense": CompanionHead(3)}), "built functional"),
         (lambda: deep(-0.1), "-0.1"),
         (lambda: deep(float("nan")), "nan"),
+        (
+            lambda: deep(keras.optimizers.schedules.CosineDecay(-1.0, 5)),
+            "a schedule that starts at -1.0",
+        ),
         (lambda: deep({"conv1": 1.0}), "conv2"),
         (lambda: compiled(deep(0.1), loss=None).fit(IMAGES, LABELS, verbose=0), "one loss"),
         (lambda: compiled(deep(0.1), loss=[LOSS]).fit(IMAGES, LABELS, verbose=0), "one loss"),

@@ -331,9 +331,11 @@ def _by_layer(what, weight, companions):
             f"{', '.join(companions) or '(none)'}."
         )
     for layer, each in weights.items():
-        if not callable(each) and not (math.isfinite(each) and each >= 0):
+        value = float(each(0)) if callable(each) else each
+        if not (math.isfinite(value) and value >= 0):
+            starting = "a schedule that starts at " if callable(each) else ""
             raise ValueError(
-                f"The {what} of {layer!r} is {each}; it is a schedule or a number >= 0 "
+                f"The {what} of {layer!r} is {starting}{value}; it is a schedule or a number >= 0 "
                 "(0 switches the companion off)."
             )
     return {layer: weights[layer] for layer in companions}
