@@ -1,8 +1,11 @@
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 
 import zoo
 from zoo.fingerprint import fingerprint
@@ -74,3 +77,47 @@ def test_the_precision_that_a_model_calculates_in_makes_no_other_model():
 
     mixed.compile("sgd", own)
     assert fingerprint(mixed) == fingerprint(known)
+
+
+BEFORE = Path(__file__).parent / "data" / "before_floors"
+SAVED_MODELS = Path(__file__).parent.parent / "saved_models"
+# Of the files as they are in the repository, calculated when every module lay in one folder.
+GOLDEN = {
+    "cifar10_nin_dsn": "4119bebde0fa6c88245af80b4131de7c6f0dbe2d07062d7ceb82f924de7bb511",
+    "cifar10_student": "131ede786acb4a08b6f4e93430279fa8b956aa8d034b52561827af7aba12a904",
+    "digits_nin_dsn": "e7afc00432b962d9bb64c48fd9db07a3d92013c9b6bc47376fb738f29154e8aa",
+    "fashion_mnist_nin_dsn": "cd7ca7290f95d55479464734bec66c7c216260cb004129994214767a7ff56cc2",
+    "fashion_mnist_student": "ad98fce4806fc1964b14fed53507561b77f9510e98c3495836bcb11592896c7d",
+    "mnist_nin_dsn": "d056904e072286ba4d99e539d9f47ce27276c1e3023535a0375d4f3b12b46ac4",
+    "mnist_student": "583bd66bedcb8cc7f55749312c9e8fe9cb0296ae35ee0f50d61dd507251c80df",
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_trained_model_keeps_the_fingerprint_that_runs_remember(name):
+    file = SAVED_MODELS / name / "1" / "assets.extra" / "model.keras"
+    assert fingerprint(keras.models.load_model(file, compile=False)) == GOLDEN[name]
+
+
+@pytest.mark.parametrize("name", ["teacher", "specialist", "distiller"])
+def test_a_model_saved_before_the_folders_keeps_fingerprint_and_answers(name):
+    recorded = json.loads((BEFORE / "models.json").read_text())
+    model = keras.models.load_model(BEFORE / f"{name}.keras")
+    assert fingerprint(model) == recorded["fingerprints"][name]
+    images = np.random.default_rng(1).integers(0, 256, (16, 8, 8, 1))[:2].astype("float32")
+    answers = model.predict(images, verbose=0)
+    np.testing.assert_allclose(answers, recorded["answers"][name], rtol=1e-4, atol=1e-4)
+
+
+def test_a_class_may_move_to_another_file():
+    def model(module):
+        @keras.saving.register_keras_serializable("my_package")
+        class Doubled(keras.layers.Layer):
+            __module__ = module
+
+            def call(self, inputs):
+                return 2 * inputs
+
+        return keras.Sequential([keras.Input((3,)), Doubled(name="doubled")])
+
+    assert fingerprint(model("recipes.mine")) == fingerprint(model("my_package.layers"))
