@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint format bench clean
 
 demo: .venv/ready
 	@$(BIN)/zoo train digits_nin_dsn --runs demo/runs --name demo
@@ -20,6 +20,11 @@ test: .venv/ready
 lint: .venv/ready
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: .venv/ready
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
 
 bench: .venv/ready
 	@$(BIN)/python benchmarks/step.py

@@ -19,7 +19,7 @@ from rich.table import Table
 from step import ratios, take_turns
 
 import zoo
-from zoo import knowledge
+from zoo.objectives import knowledge
 
 
 @dataclass(frozen=True)

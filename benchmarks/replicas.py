@@ -17,7 +17,7 @@ import time
 
 def measure(replicas, batch, steps, width):
     """{"steps_per_second", "communication_share"}, medians over the steps."""
-    from zoo import distribute
+    from zoo.training import distribute
 
     strategy = distribute.make_strategy("mirrored", replicas) if replicas > 1 else None
     import keras

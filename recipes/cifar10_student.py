@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from zoo.students import StudentRecipe
+from zoo.training.families.students import StudentRecipe
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Recipe(zoo.recipe.Recipe):
         net = zoo.nin(data.image_shape, data.classes, width=self.width)
         if self.generation == 0:
             return net
-        from zoo import teachers
+        from zoo.training import teachers
 
         return zoo.Distiller(
             student=net,

@@ -6,7 +6,7 @@ import keras
 
 import zoo
 import zoo.recipe
-from zoo.objective import SoftTargets
+from zoo.losses import SoftTargets
 
 
 class Peers(keras.Model):
@@ -21,8 +21,7 @@ class Peers(keras.Model):
         self.peers = list(peers)
         self.soft_targets = SoftTargets(temperature=1.0)
 
-    @property
-    def student(self):
+    def shipped_model(self):
         """The one that ships."""
         return self.peers[0]
 

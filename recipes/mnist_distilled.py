@@ -61,7 +61,7 @@ class Recipe(zoo.recipe.Recipe):
     def training_batches(self, data, start_step):
         if not self.cached:
             return super().training_batches(data, start_step)
-        from zoo import teachers
+        from zoo.training import teachers
 
         views = {"seed": self.seed, "augmentation": self.augmentation()}
         models = self._teachers()
@@ -104,7 +104,7 @@ class Recipe(zoo.recipe.Recipe):
         )
 
     def _teachers(self):
-        from zoo import teachers
+        from zoo.training import teachers
 
         return [teachers.load(each) for each in self.teachers]
 

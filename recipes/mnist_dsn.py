@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from zoo import papers
+from zoo.training.families import papers
 
 
 @dataclass(frozen=True)

@@ -95,14 +95,14 @@ class Recipe(zoo.recipe.Recipe):
         return self.companion_weight
 
     def optimizer(self, steps):
-        from zoo.gradients import MeteredSGD
         from zoo.optimizers import warm_cosine_sgd
+        from zoo.optimizers.metered import MeteredSGD
 
         kind = {"kind": MeteredSGD} if self.measure_gradients else {}
         return warm_cosine_sgd(steps, self.learning_rate, self.weight_decay, **kind)
 
     def callbacks(self):
-        from zoo.gradients import GradientMeter
+        from zoo.optimizers.metered import GradientMeter
 
         count = 8 if self.net == "deep" else 3
         layers = [f"mlpconv{index}" for index in range(1, count + 1)]

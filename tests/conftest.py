@@ -1,30 +1,26 @@
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the `zoo` command does
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core already
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
+# Not the user's own: packs of images, and marks of the recipes that were trained with.
+os.environ["ZOO_CACHE"] = tempfile.mkdtemp(prefix="zoo-tests-")
+
 import keras
 import pytest
-
-# Files that compare the numbers of a few steps: there a graph costs seconds to trace, and its
-# operations are those that run one by one. The runner, the exports, the studies and the README
-# run as users run them.
-EAGER = {
-    *("test_deep_supervision", "test_distillation", "test_equation_3", "test_gradients"),
-    *("test_knowledge", "test_optimizers", "test_presets", "test_pretrained"),
-    *("test_recipes", "test_study_models", "test_teachers"),
-}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _eager(request):
-    """Before the file's own fixtures, which a file before it would decide for otherwise."""
+    """Run a file's functions eagerly or not, before its own fixtures, as its marks say."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        tf.config.run_functions_eagerly(request.path.stem in EAGER)
+        tf.config.run_functions_eagerly(request.node.get_closest_marker("eager") is not None)
 
 
 @pytest.fixture(autouse=True)
@@ -46,10 +42,10 @@ def pytest_xdist_auto_num_workers():
     return (yield) + 1
 
 
-# Files that take long: last, one process would still be at them when all others rest.
-FIRST = ("test_replicas", "test_distribute", "test_workers", "test_training", "test_jax")
-FIRST += ("test_readme", "test_tuning")
-
-
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.stem not in FIRST)
+    """Long files first: last, one process would still be at them when all others rest."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_sessionfinish():
+    shutil.rmtree(os.environ["ZOO_CACHE"], ignore_errors=True)

@@ -79,7 +79,7 @@ def test_the_precision_that_a_model_calculates_in_makes_no_other_model():
     assert fingerprint(mixed) == fingerprint(known)
 
 
-BEFORE = Path(__file__).parent / "data" / "before_floors"
+BEFORE = Path(__file__).parent / "fixtures" / "before_floors"
 SAVED_MODELS = Path(__file__).parent.parent / "saved_models"
 # Of the files as they are in the repository, calculated when every module lay in one folder.
 GOLDEN = {

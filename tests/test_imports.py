@@ -1,6 +1,7 @@
 """Who may import whom: one table, for every module."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,134 +9,71 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STUDIES = sorted((ROOT / "zoo" / "studies").glob("*.py"))
-SERVING = sorted((ROOT / "zoo" / "serving").glob("*.py"))
-MODULES = sorted((ROOT / "zoo").glob("*.py")) + SERVING + STUDIES
+MODULES = sorted((ROOT / "zoo").rglob("*.py"))
 
-# What a module may import of the zoo, and of what is installed. Standard library: always.
+# The floors of the house, the lowest first. A floor imports floors below it and its own modules,
+# and of what is installed the packages that are named. The standard library is always allowed.
+ROOT_FILES = {"errors", "text", "files", "measures", "tables", "precision", "fingerprint"}
+ROOT_FILES |= {"provenance", "exports"}
 NUMERIC = {"keras", "numpy"}
 TENSORFLOW = NUMERIC | {"tensorflow"}
-ALLOWED = {
-    "__init__": (set(), set()),
-    "__main__": ({"cli"}, set()),
-    "_c_api": (set(), {"numpy"}),
-    "arithmetic": (set(), {"keras"}),
-    # TensorFlow has the fused kernel; the import stands in the function that needs it.
-    "layers": (set(), TENSORFLOW),
-    "preprocessing": (set(), NUMERIC),
-    "losses": (set(), NUMERIC),
-    "optimizers": (set(), NUMERIC),
-    # TensorFlow knows the number of replicas; likewise in a function.
-    "knowledge": ({"losses"}, NUMERIC),
-    "taps": (set(), NUMERIC),
-    "objective": ({"losses"}, TENSORFLOW),
-    "deep_supervision": ({"objective"}, NUMERIC),
-    "distillation": ({"deep_supervision", "fingerprint", "objective", "taps"}, NUMERIC),
-    "fingerprint": ({"arithmetic"}, {"numpy"}),
-    # TensorFlow in functions: a machine that trains with JAX may lack it.
-    "distribute": (set(), TENSORFLOW),
-    "specialists": (set(), NUMERIC | {"sklearn"}),
-    "teachers": (
-        {"arithmetic", "data", "distillation", "files", "fingerprint", "layers", "preprocessing"}
-        | {"pretrained"},
-        TENSORFLOW,
-    ),
-    "models": ({"layers", "deep_supervision", "pretrained"}, NUMERIC),
-    "pretrained": ({"deep_supervision", "files", "layers", "preprocessing"}, {"keras"}),
-    "provenance": ({"distribute"}, {"keras", "tensorflow"}),
-    "reproducing": ({"pretrained", "recipe", "training"}, {"scipy"}),
-    "gradients": (set(), NUMERIC),
-    "presets": ({"losses", "optimizers"}, NUMERIC),
-    "streaming": ({"files"}, {"numpy"}),
-    "numpy_data": (set(), NUMERIC),
-    "data": (
-        {"numpy_data", "streaming"},
-        NUMERIC | {"tensorflow", "PIL", "sklearn", "tensorflow_datasets"},
-    ),
-    "files": (set(), set()),
-    "measures": (set(), {"numpy"}),
-    "checkpoint": ({"files"}, {"numpy"}),
-    "recipe": ({"data", "files", "optimizers"}, {"keras"}),
-    "students": ({"models", "distillation", "recipe", "teachers"}, set()),
-    "papers": ({"data", "models", "optimizers", "preprocessing", "presets", "recipe"}, NUMERIC),
-    "packing": ({"data", "files", "pretrained", "recipe"}, {"numpy"}),
-    "progress": (set(), {"rich"}),
+FLOORS = {
+    # floor: (floors below that it may import, packages)
+    "root": (set(), TENSORFLOW | {"rich"}),
+    "layers": ({"root"}, TENSORFLOW),
+    "losses": ({"root"}, TENSORFLOW),
+    "optimizers": ({"root"}, NUMERIC),
+    "objectives": ({"root", "losses"}, NUMERIC | {"sklearn"}),
+    "data": ({"root"}, TENSORFLOW | {"PIL", "sklearn", "tensorflow_datasets"}),
+    "recipe": ({"root", "optimizers", "data"}, {"keras"}),
+    "runs": ({"root", "recipe"}, {"numpy"}),
+    "saving": ({"root", "objectives", "recipe", "runs"}, {"keras"}),
+    "models": ({"root", "layers", "losses", "optimizers", "objectives", "saving"}, NUMERIC),
+    "report": ({"root", "runs"}, NUMERIC | {"jinja2", "matplotlib"}),
     "training": (
-        {"checkpoint", "deep_supervision", "distribute", "files", "measures", "numpy_data"}
-        | {"predicting", "provenance", "progress", "recipe", "report"},
-        TENSORFLOW | {"PIL"},
+        {"root", "layers", "losses", "optimizers", "objectives", "data", "recipe", "runs"}
+        | {"saving", "models", "report"},
+        TENSORFLOW | {"PIL", "rich"},
     ),
-    # The folder zoo/serving, but for `answers`.
-    "signatures": (set(), {"keras", "tensorflow"}),
-    "served": ({"answers", "files"}, {"numpy", "tensorflow"}),
-    # The standard library alone, for the client; Pillow encodes in the function that exports.
-    "examples": (set(), {"PIL"}),
-    "warmup": ({"signatures"}, {"numpy", "tensorflow", "tensorflow_serving"}),
-    "asked": ({"_c_api", "served", "signatures", "warmup"}, {"google", "numpy", "tensorflow"}),
-    "hostile": ({"signatures"}, {"numpy", "tensorflow", "PIL"}),
-    "verifying": (
-        {"_c_api", "arithmetic", "asked", "examples", "hostile", "served", "signatures", "warmup"},
-        TENSORFLOW,
+    "serving": (
+        {"root", "runs", "saving", "models"},
+        TENSORFLOW
+        | {"ai_edge_litert", "google", "grpc", "jinja2", "onnxruntime", "PIL"}
+        | {"tensorflow_serving"},
     ),
-    "card": (
-        {"files", "measures", "pretrained", "provenance", "served", "signatures"},
-        {"jinja2", "keras", "tensorflow"},
+    "experiments": (
+        {"root", "layers", "losses", "optimizers", "objectives", "data", "recipe", "runs"}
+        | {"saving", "models", "report", "training"},
+        NUMERIC | {"keras_tuner", "matplotlib", "rich", "scipy", "sklearn", "threadpoolctl"},
     ),
-    "exporting": (
-        {"arithmetic", "asked", "card", "examples", "files", "models", "pretrained", "served"}
-        | {"signatures", "verifying", "warmup"},
-        TENSORFLOW,
-    ),
-    "converting": (
-        {"asked", "examples", "files", "served"},
-        {"ai_edge_litert", "numpy", "onnxruntime", "tensorflow"},
-    ),
-    "answers": (set(), {"rich"}),
-    "client": ({"answers", "examples", "grpc_client"}, set()),
-    "grpc_client": (
-        {"answers", "asked", "client", "examples"},
-        {"grpc", "tensorflow", "tensorflow_serving"},
-    ),
-    "tuning": (
-        {"figures", "files", "recipe", "studies", "training"},
-        {"keras", "keras_tuner", "numpy", "rich"},
-    ),
-    "figures": ({"measures"}, {"numpy", "matplotlib"}),
-    "report": ({"figures", "files", "measures"}, {"keras", "numpy", "jinja2"}),
-    "predicting": (
-        {"answers", "data", "deep_supervision", "distillation", "layers", "preprocessing"}
-        | {"measures", "served"},
-        {"keras", "numpy", "rich"},
-    ),
-    "cli": (
-        {"card", "client", "converting", "data", "packing", "predicting", "pretrained", "recipe"}
-        | {
-            "report",
-            "reproducing",
-            "exporting",
-            "served",
-            "studies",
-            "training",
-            "tuning",
-            "verifying",
-        },
-        {"keras", "rich", "tensorflow", "tyro"},
-    ),
-    # One rule for the folder.
-    "studies": (
-        {"data", "figures", "layers", "predicting", "recipe", "report", "specialists", "studies"}
-        | {"training"},
-        {"keras", "matplotlib", "numpy", "sklearn", "threadpoolctl"},
+    "commands": (
+        {"root", "data", "recipe", "runs", "saving", "models", "report", "training", "serving"}
+        | {"experiments"},
+        TENSORFLOW | {"rich", "tyro"},
     ),
 }
-# In these, keras and TensorFlow may be imported by functions alone: they must load at once.
-LIGHT = {"__init__", "__main__", "cli", "recipe", "progress", "checkpoint", "_c_api", "figures"}
-LIGHT |= {"answers", "client", "examples", "files"}
+# Here keras and TensorFlow may be imported by functions alone. The command must start at once.
+LIGHT = {"zoo", "zoo.__main__", "zoo.recipe", "zoo.runs", "zoo.exports", "zoo.files", "zoo.text"}
+LIGHT |= {"zoo.errors", "zoo.tables", "zoo.commands", "zoo.commands.main", "zoo.commands.parsing"}
+LIGHT |= {"zoo.commands.recipes", "zoo.commands.runs", "zoo.commands.exports"}
+LIGHT |= {"zoo.commands.studies", "zoo.commands.tensorflow"}
+LIGHT |= {"zoo.serving", "zoo.serving.client", "zoo.serving.examples", "zoo.serving._c_api"}
+# Importing Keras registers these floors, zoo/__init__.py says how; so what they import must not
+# itself be the first to import Keras.
+REGISTERING = ("layers", "losses", "optimizers", "objectives")
 
 
-def rule(path):
-    """The name of its row in the table."""
-    return "studies" if path in STUDIES else path.stem
+def module(path):
+    """The dotted name of a file: zoo/data/packs.py is zoo.data.packs."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def floor(dotted):
+    """The floor of a module; None for the package itself."""
+    first = dotted.split(".")[1:2]
+    if not first:
+        return None
+    return "root" if first[0] in ROOT_FILES else first[0]
 
 
 def name(path):
@@ -150,29 +88,62 @@ def imports(path, top_level_only=False):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: relative import"
-            if node.module in ("zoo", "zoo.serving"):
+            if node.module.split(".")[0] == "zoo":
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
             else:
                 yield node.module
 
 
-def test_every_module_has_a_rule():
-    assert {rule(path) for path in MODULES} == set(ALLOWED)
+def test_every_module_stands_on_a_floor_and_a_floor_on_those_below():
+    assert {floor(module(path)) for path in MODULES} - {None, "__main__"} == set(FLOORS)
+    assert len(FLOORS) <= 15
+    order = list(FLOORS)
+    for name, (below, _) in FLOORS.items():
+        assert {order.index(each) for each in below} <= set(range(order.index(name))), name
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
-def test_a_module_imports_what_its_rule_allows(path):
-    siblings, packages = ALLOWED[rule(path)]
-    for found in imports(path):
-        top, *rest = found.split(".")
+def test_a_module_imports_what_its_floor_allows(path):
+    own = floor(module(path))
+    below, packages = {None: (set(), {"wrapt"}), "__main__": ({"commands"}, set())}.get(
+        own
+    ) or FLOORS[own]
+    for imported in imports(path):
+        top = imported.split(".")[0]
         if top == "zoo":
-            sibling = next((each for each in rest if each != "serving"), None)
-            assert sibling is None or sibling in siblings, found
+            assert floor(imported) in {own, None, *below}, imported
         elif top not in sys.stdlib_module_names:
-            assert top in packages, found
+            assert top in packages, imported
 
 
-@pytest.mark.parametrize("path", [*sorted(ROOT.glob("*/*.py")), *SERVING, *STUDIES], ids=name)
+def test_no_two_modules_import_each_other():
+    """Within a floor, too: Python would give one of them half of the other."""
+    known = {module(path): path for path in MODULES}
+
+    def at_the_top(dotted):
+        found = imports(known[dotted], top_level_only=True)
+        homes = (each if each in known else each.rpartition(".")[0] for each in found)
+        # The door of a folder hands on what its modules define.
+        return {each for each in homes if each in known and known[each].name != "__init__.py"}
+
+    edges = {dotted: at_the_top(dotted) for dotted in known}
+    while leaves := [dotted for dotted, below in edges.items() if not below & edges.keys()]:
+        for dotted in leaves:
+            del edges[dotted]
+    assert not edges
+
+
+@pytest.mark.parametrize("folder", REGISTERING)
+def test_a_folder_whose_classes_keras_must_know_imports_keras_first(folder):
+    tree = ast.parse((ROOT / "zoo" / folder / "__init__.py").read_text(encoding="utf-8"))
+    first = next(node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)))
+    assert ast.unparse(first) == "import keras"
+    for dotted in ("zoo.fingerprint", "zoo.precision", "zoo.text", "zoo.errors"):
+        top = imports(ROOT / f"{dotted.replace('.', '/')}.py", top_level_only=True)
+        assert "keras" not in top, dotted
+
+
+@pytest.mark.parametrize("path", [*MODULES, *sorted(ROOT.glob("recipes/*.py"))], ids=name)
 def test_only_public_names_of_keras_and_tensorflow_are_used(path):
     for found in imports(path):
         assert not found.startswith(("keras.src", "tensorflow.python", "tensorflow.keras")), found
@@ -193,7 +164,7 @@ def test_nothing_unsafe_is_called(path):
     assert not {"pickle", "joblib", "dill", "marshal"} & set(imports(path))
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.stem in LIGHT], ids=name)
+@pytest.mark.parametrize("path", [p for p in MODULES if module(p) in LIGHT], ids=name)
 def test_what_must_load_at_once_imports_no_keras_at_its_top(path):
     found = {i.split(".")[0] for i in imports(path, top_level_only=True)}
     assert not found & {"keras", "tensorflow", "tensorflow_datasets", "sklearn"}
@@ -219,20 +190,70 @@ def modules_after(code):
 def test_import_zoo_loads_keras_and_its_backend_and_nothing_more():
     keras_loads = modules_after("import keras; keras.layers.Dense")  # scikit-learn, if installed
     loaded = modules_after("import keras, zoo; zoo.nin_dsn") - keras_loads
-    assert "zoo.deep_supervision" in loaded
+    assert "zoo.objectives.deep_supervision" in loaded
     heavy = {"tensorflow_datasets", "keras_tuner", "sklearn", "matplotlib", "tyro", "jinja2"}
-    assert not loaded & (heavy | {"zoo.data", "zoo.training", "zoo.cli"})
+    assert not loaded & (heavy | {"zoo.data", "zoo.training", "zoo.commands.main"})
 
 
 def test_the_command_starts_without_tensorflow():
-    assert not modules_after("import zoo.cli") & {"keras", "tensorflow", "numpy"}
+    assert not modules_after("import zoo.commands.main") & {"keras", "tensorflow", "numpy"}
 
 
-def test_importing_zoo_after_keras_is_enough_to_load_a_model(tmp_path):
-    save = f"import zoo; zoo.nin((8, 8, 1), width=0.1).save({str(tmp_path / 'm.keras')!r})"
-    load = f"import keras, zoo; keras.models.load_model({str(tmp_path / 'm.keras')!r})"
-    for code in (save, load):
-        modules_after(code)
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import zoo, keras",
+        "import keras, zoo",
+        "import zoo.layers, keras",
+        "import zoo.saving",
+        "from zoo import nin; import keras",
+        "import zoo.fingerprint, keras",
+    ],
+)
+def test_a_model_loads_in_whatever_order_keras_and_zoo_are_imported(first):
+    file = ROOT / "tests" / "fixtures" / "before_floors" / "distiller.keras"
+    modules_after(f"{first}\nimport keras\nkeras.models.load_model({str(file)!r})")
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("knowledge", "Hint"),
+        ("teachers", "cache"),
+        ("specialists", "Dustbin"),
+        ("distribute", "make_strategy"),
+        ("papers", "PaperRecipe"),
+        ("students", "StudentRecipe"),
+        ("deep_supervision", "DeeplySupervised"),
+        ("distillation", "Distiller"),
+        ("preprocessing", "ZCAWhitening"),
+        ("presets", "preset"),
+        ("pretrained", "load"),
+        ("gradients", "MeteredSGD"),
+        ("objective", "SoftTargets"),
+        ("streaming", "PackedImages"),
+        ("numpy_data", "TrainingBatches"),
+        ("cli", "main"),
+        ("tuning", "tune"),
+        ("studies", "carry_out"),
+    ],
+)
+def test_a_public_module_keeps_its_name(alias, name):
+    import zoo
+
+    module = importlib.import_module(f"zoo.{alias}")
+    assert getattr(zoo, alias) is module
+    assert module.__name__ != f"zoo.{alias}"  # the module itself, and no copy
+    assert importlib.import_module(module.__name__) is module
+    assert hasattr(module, name)
+
+
+def test_a_module_within_an_alias_is_the_same_module():
+    import zoo.studies.dropout
+
+    import zoo.experiments.studies.dropout
+
+    assert zoo.studies.dropout is zoo.experiments.studies.dropout
 
 
 def test_unknown_names_are_refused_as_python_refuses_them():

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -44,7 +46,7 @@ def test_every_recipe_is_in_the_table():
 
 
 def test_the_commands_the_readme_names_exist():
-    from zoo.cli import COMMANDS
+    from zoo.commands.main import COMMANDS
 
     for command in re.findall(r"^zoo (\w+)", README, re.MULTILINE):
         assert command in COMMANDS, command

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 import zoo
-from zoo import files, measures, pretrained, recipe
+from zoo import exports as layout
+from zoo import files, measures, recipe
 from zoo.serving import served
 
 ROOT = Path(__file__).parent.parent
@@ -70,7 +71,7 @@ def test_the_card_is_of_a_recipe_here_at_a_known_commit_and_adds_up(folder, card
     assert 0 < results["calibration_error"] < 0.1
     versions = [path for path in folder.iterdir() if path.name.isdecimal()]
     assert len(versions) == 1  # a second one is the first's bytes again in the repository
-    assert files.sha256(versions[0] / pretrained.MODEL) == card["source"]["sha256"]
+    assert files.sha256(versions[0] / layout.MODEL) == card["source"]["sha256"]
 
 
 def test_the_readme_has_its_row(folder, card):

@@ -6,17 +6,14 @@ import re
 
 import numpy as np
 
-from zoo.arithmetic import in_float32
+from zoo.precision import in_float32
 
 # The module of each class when fingerprints began. Keras writes a class's module into a model's
 # configuration, and so it went into the hash. These addresses stand for the class for good, so that
 # a class can move to another file and old fingerprints stay valid. A new class needs no entry.
 _FIRST_ADDRESS = {
-    **dict.fromkeys(
-        ("BatchNormalization", "MLPConv", "GlobalAveragePoolingHead", "CompanionHead")
-        + ("DecodingHead",),
-        "zoo.layers",
-    ),
+    **dict.fromkeys(("BatchNormalization", "MLPConv", "GlobalAveragePoolingHead"), "zoo.layers"),
+    **dict.fromkeys(("CompanionHead", "DecodingHead"), "zoo.layers"),
     **dict.fromkeys(
         ("GlobalContrastNormalization", "ZCAWhitening", "LocalContrastNormalization"),
         "zoo.preprocessing",
@@ -27,11 +24,9 @@ _FIRST_ADDRESS = {
     **dict.fromkeys(
         ("LayerwiseSGD", "InversePowerDecay", "CompanionDecay", "KernelDecaySGD"), "zoo.optimizers"
     ),
-    **dict.fromkeys(
-        ("LogitRegression", "DecoupledSoftTargets", "Hint", "AttentionTransfer")
-        + ("SimilarityPreserving", "Flow", "RelationalDistance", "RelationalAngle"),
-        "zoo.knowledge",
-    ),
+    **dict.fromkeys(("LogitRegression", "DecoupledSoftTargets", "Hint"), "zoo.knowledge"),
+    **dict.fromkeys(("AttentionTransfer", "SimilarityPreserving", "Flow"), "zoo.knowledge"),
+    **dict.fromkeys(("RelationalDistance", "RelationalAngle"), "zoo.knowledge"),
     "DeeplySupervised": "zoo.deep_supervision",
     "Distiller": "zoo.distillation",
     "Dustbin": "zoo.specialists",

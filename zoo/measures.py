@@ -18,6 +18,13 @@ def wilson_interval(share, n, confidence=0.95):
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def softmax(logits):
+    """Logits (..., classes) -> probabilities of the same shape, float64."""
+    logits = np.asarray(logits, "float64")
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
 def calibration_error(logits, labels, bins=15):
     """How far confidence is from accuracy, 0..1: the expected calibration error.
 
@@ -26,8 +33,7 @@ def calibration_error(logits, labels, bins=15):
     Pleiss, Sun and Weinberger, arXiv:1706.04599, equation 3.
     """
     logits = np.asarray(logits, "float64")
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    confidence = (powers / powers.sum(axis=1, keepdims=True)).max(axis=1)
+    confidence = softmax(logits).max(axis=1)
     right = logits.argmax(axis=1) == labels
     # Bins (0, 1/bins], (1/bins, 2/bins], ...
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import keras
 
-from zoo import distribute
+import zoo
 
 
 def versions(recipe, deterministic, strategy):
-    """Everything needed to say later what was run, and on what."""
-    packages = ["keras", "numpy", "scikit-learn", "zoo"]
+    """What was run, and on what; `strategy` is what `zoo.distribute.described` says of it."""
+    packages = ["keras", "numpy", "scikit-learn"]
     packages += {"tensorflow": ["tensorflow", "tensorflow-datasets"]}.get(
         keras.backend.backend(), [keras.backend.backend()]
     )
@@ -25,9 +25,9 @@ def versions(recipe, deterministic, strategy):
     commit = _git(here, "ls-files", "--error-unmatch", __file__) and _git(here, "rev-parse", "HEAD")
     return {
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in packages},
+        "packages": {name: _version(name) for name in packages} | {"zoo": zoo.__version__},
         "backend": keras.backend.backend(),
-        "strategy": distribute.described(strategy),
+        "strategy": strategy,
         "precision": dtype_policy(recipe.precision),
         "commit": commit,
         "dirty": bool(commit and _git(here, "status", "--porcelain")),
@@ -55,7 +55,7 @@ def _version(package):
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return None  # such as the zoo's own, where it travelled as files
+        return None
 
 
 def _gpus():

@@ -1,22 +1,39 @@
 """A recipe: the decisions of one training, as a record, and the few methods that carry them out."""
 
 import ast
+import contextlib
 import dataclasses
-import difflib
 import importlib.util
 import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from zoo import files
+from zoo.errors import ZooError
+from zoo.text import did_you_mean, flag
 
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 
 
-class RecipeError(ValueError):
+class RecipeError(ZooError, ValueError):
     """A recipe that cannot be found, read, or carried out with the values given."""
+
+    exit_code = 2
+
+
+class Plan(NamedTuple):
+    """What is trained, and with what: made once for a training."""
+
+    model: Any
+    """A built Keras model, raw pixels -> logits."""
+    optimizer: Any
+    """A `keras.optimizers.Optimizer`."""
+    loss: Any
+    """Of logits and whole-number labels; what `compile` takes."""
+    callbacks: list
+    """Keras callbacks. Their counters are saved with the training state; weights are not."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +87,7 @@ class Recipe:
 
     def _require(self, field, holds, expected):
         if not holds:
-            raise RecipeError(
-                f"--{field.replace('_', '-')} is {expected}; received {getattr(self, field)}."
-            )
+            raise RecipeError(f"{flag(field)} is {expected}; received {getattr(self, field)}.")
 
     def datasets(self):
         """(training images, images to be judged on), both `zoo.data.ImageData`."""
@@ -97,6 +112,16 @@ class Recipe:
             seed=self.seed,
             start_step=start_step,
             augmentation=self.augmentation(),
+        )
+
+    def plan(self, data, steps):
+        """The `Plan` of a training on this `ImageData` of so many steps.
+
+        It calls the four methods below. Override it where one decision makes several of them, as
+        a preset does, and override the methods otherwise.
+        """
+        return Plan(
+            self.model(data, steps), self.optimizer(steps), self.loss(), list(self.callbacks())
         )
 
     def model(self, data, steps):
@@ -128,9 +153,9 @@ class Recipe:
         return self
 
 
-def names():
+def names() -> dict[str, Path]:
     """{name: file} of all recipes, nearest folder first."""
-    found = {}
+    found: dict[str, Path] = {}
     for folder in files.folders("recipes"):
         for file in sorted(folder.glob("*.py")):
             if not file.name.startswith("_"):
@@ -138,28 +163,27 @@ def names():
     return found
 
 
-def find(name_or_file):
+def find(name_or_file: Path | str) -> Path:
     """The file of a recipe given by name or by path; raises RecipeError with the nearest name."""
     path = Path(name_or_file)
     if path.suffix == ".py":
         if not path.is_file():
             raise RecipeError(f"There is no recipe file {str(path)!r}.")
         return path
-    found = names()
-    if name_or_file not in found:
-        nearest = difflib.get_close_matches(name_or_file, found, 1)
-        hint = f"Did you mean {nearest[0]!r}?" if nearest else "`zoo list` shows the recipes."
+    known = names()
+    if name_or_file not in known:
+        hint = did_you_mean(name_or_file, known, "`zoo list` shows the recipes.")
         raise RecipeError(f"There is no recipe {name_or_file!r}. {hint}")
-    return found[name_or_file]
+    return known[str(name_or_file)]
 
 
-def title(file):
+def title(file: Path | str) -> str:
     """Line 1 of a recipe file, without running it."""
     docstring = ast.get_docstring(ast.parse(Path(file).read_text(encoding="utf-8")))
     return (docstring or "no first line").splitlines()[0]
 
 
-def load(file):
+def load(file: Path | str) -> type[Recipe]:
     """The `Recipe` class that a file defines. Runs the file: it is a program, like any other."""
     name = f"recipes.{Path(file).stem}"
     spec = importlib.util.spec_from_file_location(name, file)
@@ -176,3 +200,59 @@ def load(file):
             "zoo.recipe.Recipe."
         )
     return recipe
+
+
+def fields_from_json(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a recipe, as JSON has them, as the recipe takes them."""
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+
+
+def recorded(record: dict[str, Any], sha256: str | None, own_file: Path | None = None) -> Path:
+    """The recipe file of a run, if it may run.
+
+    A run folder may come from anywhere, so what it names is not run for that. A recipe that is
+    found by its name is the zoo's or lies in your folder recipes/. A file of your own runs if you
+    have trained with that very file on this machine, or give it as `own_file`; and only if it is
+    the file that the run was trained with.
+
+    Arguments:
+        record: what recipe.json says of the recipe: its name and its file.
+        sha256: of the file, as versions.json has it.
+        own_file: the file that you want to run.
+
+    Raises:
+        RecipeError: if it may not run, is not there, or has changed; says what to do.
+    """
+    named, known = record["recipe"], names()
+    file = Path(own_file or record.get("file", ""))
+    by_name = known.get(named)
+    if not own_file and by_name and (not file.is_file() or file.samefile(by_name)):
+        return by_name
+    if not file.is_file():
+        raise RecipeError(
+            f"The run's recipe {named!r} is not there: {file}. Give its file: --recipe FILE."
+        )
+    current = files.sha256(file)
+    if sha256 is not None and current != sha256:
+        raise RecipeError(
+            f"{file} is not the recipe that the run was trained with: it has changed since. Give "
+            "the file of that time: --recipe FILE."
+        )
+    if not own_file and not _approved(current).exists():
+        raise RecipeError(
+            f"The run was trained with a recipe file that was never used on this machine: {file}. "
+            f"It is a program; read it, and run it if you trust it: --recipe {file}"
+        )
+    return file
+
+
+def approve(file: Path | str) -> None:
+    """Remember that the user trains with this very file; see `recorded`."""
+    mark = _approved(files.sha256(file))
+    with contextlib.suppress(OSError):  # a home that cannot be written: then --recipe is needed
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+
+def _approved(sha256: str) -> Path:
+    return files.cache() / "recipes" / sha256

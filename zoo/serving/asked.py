@@ -7,9 +7,9 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
+from zoo.exports import ExportError
 from zoo.serving import signatures, warmup
 from zoo.serving._c_api import Runtime
-from zoo.serving.served import ExportError
 
 
 class Asked:

@@ -14,8 +14,12 @@ import jinja2
 import keras
 import tensorflow as tf
 
-from zoo import files, measures, pretrained, provenance
-from zoo.serving import served, signatures
+from zoo import exports, files, measures, provenance
+from zoo.errors import ZooError
+from zoo.models import pretrained
+from zoo.runs import Run
+from zoo.serving import signatures
+from zoo.text import percent
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 # As keras.datasets and, for the digits, the UCI repository state it.
@@ -30,8 +34,10 @@ _LICENCES = {
 _UNKNOWN = "not recorded: look where the data come from before the model is passed on"
 
 
-class RepeatError(ValueError):
+class RepeatError(ZooError, ValueError):
     """Runs that are not the same training with other seeds."""
+
+    exit_code = 2
 
 
 def record(run):
@@ -39,10 +45,8 @@ def record(run):
 
     With "repeats", a list of the same of other seeds' runs, the card has their mean and spread.
     """
-    return {
-        name: json.loads((Path(run) / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("recipe", "versions", "results")
-    }
+    run = Run(run)
+    return {"recipe": run.record, "versions": run.versions, "results": run.results}
 
 
 def repeat(run_or_export):
@@ -51,10 +55,10 @@ def repeat(run_or_export):
     Raises:
         RepeatError: for an unfinished run, or an export whose card knows no training.
     """
-    if (Path(run_or_export) / "results.json").is_file():
+    if Run(run_or_export).is_finished:
         return record(run_or_export)
     try:
-        told = served.card(served.find_version(run_or_export))
+        told = exports.card(exports.find_version(run_or_export))
     except FileNotFoundError:
         raise RepeatError(f"{run_or_export} is neither a finished run nor an export.") from None
     if not told["training"]:
@@ -230,7 +234,7 @@ def page(base, told):
         keep_trailing_newline=True,
     )
     environment.filters["flatten"] = keras.tree.flatten  # one teacher, or an ensemble's list
-    environment.filters["percent"] = lambda share: "-" if share is None else f"{100 * share:.2f} %"
+    environment.filters["percent"] = percent
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     pictures = sorted(path.name for path in (base / "examples").glob("*.png"))
     return template.render(told, pictures=pictures)

@@ -9,19 +9,23 @@ import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
 
-from zoo import answers
+from zoo import tables
+from zoo.errors import ZooError
 from zoo.serving import examples
+from zoo.text import reason
 
 TOLERANCE = 1e-5
 EXPECTED = "http://HOST:8501/v1/models/NAME or grpc://HOST:8500/v1/models/NAME"
 
 
-class ServerError(Exception):
+class ServerError(ZooError):
     """No answer, or not one of a server that has the model."""
 
 
 class Refused(ServerError):
     """The server says that the request is wrong."""
+
+    exit_code = 2
 
 
 def connect(url, *, timeout=10.0, retries=2):
@@ -78,10 +82,10 @@ class Server:
                 # predictions change nothing.
                 kind = ServerError if error.code == 429 or error.code >= 500 else Refused
                 said = _error(error)
-                raise kind(f"{self.url} answers {error.code}: {answers.reason(said)}") from error
+                raise kind(f"{self.url} answers {error.code}: {reason(said)}") from error
             except (OSError, http.client.HTTPException) as error:
-                reason = getattr(error, "reason", None) or error
-                raise ServerError(f"No answer from {self.url}: {reason}") from error
+                cause = getattr(error, "reason", None) or error
+                raise ServerError(f"No answer from {self.url}: {cause}") from error
 
         return retrying(ask, self.retries)
 
@@ -112,7 +116,7 @@ def show_predictions(server, images, top):
             raise Refused(f"{image}: {refused}") from refused
         ranked.append(list(zip(row["classes"], row["scores"], strict=True))[:top])
         classes = len(row["probabilities"])
-    answers.show(images, ranked, classes)
+    tables.show_predictions(images, ranked, classes)
 
 
 def check(server, folder, tolerance=None):

@@ -13,10 +13,10 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from zoo import files
-from zoo.serving import examples, served
+from zoo import exports, files
+from zoo.exports import ExportError
+from zoo.serving import examples
 from zoo.serving.asked import feeds_of
-from zoo.serving.served import ExportError
 
 NEEDED = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
 SUFFIX = {"onnx": "onnx", "litert": "tflite"}
@@ -49,7 +49,7 @@ def convert(version, form):
     with files.whole(path) as partial:
         make(version, partial)
         off = _difference(version, lambda images: ask(partial, images))
-        allowed = max(TOLERANCE, served.card(version)["tolerance"])
+        allowed = max(TOLERANCE, exports.card(version)["tolerance"])
         if not off <= allowed:
             raise ExportError(f"{form} of {version} differs by {off:.2g}; {allowed:.0e} allowed.")
     return path, off
@@ -57,9 +57,9 @@ def convert(version, form):
 
 def _difference(version, ask):
     """Compare with Keras' answers for all the images of the examples, with 1 and with several."""
-    stored = {each.name: each for each in examples.read(version / served.EXAMPLES)}
+    stored = {each.name: each for each in examples.read(version / exports.EXAMPLES)}
     files = feeds_of(stored["predict_bytes"])["image_bytes"]
-    channels = served.card(version)["input"]["shape"][-1]
+    channels = exports.card(version)["input"]["shape"][-1]
     images = np.float32([tf.io.decode_png(file, channels=channels) for file in files])
     rows = stored["predict_bytes"].expected["predictions"]
     expected = np.float64([row["probabilities"] for row in rows])

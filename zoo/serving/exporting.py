@@ -19,11 +19,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import fingerprint_pb2
 
-from zoo import files, models, pretrained
-from zoo.arithmetic import in_float32
-from zoo.serving import card, examples, served, signatures, verifying, warmup
+from zoo import exports, files, models
+from zoo.exports import ExportError
+from zoo.models import pretrained
+from zoo.precision import in_float32
+from zoo.saving import shipped, supervised
+from zoo.serving import card, examples, signatures, verifying, warmup
 from zoo.serving.asked import Asked
-from zoo.serving.served import ExportError
 
 # The runtime fuses operations that Keras runs one by one, and float32 rounds otherwise: on AVX-512
 # by up to 1.5e-6 of a probability (benchmarks/serving.py), where 1e-6 refused a right export.
@@ -107,21 +109,21 @@ def export_savedmodel(
         module, functions = signatures.module(model, labels, top_k, every_exit)
         tf.saved_model.save(module, draft, signatures=functions)
         _name_by_content(draft)
-        (draft / served.LABELS).parent.mkdir()
+        (draft / exports.LABELS).parent.mkdir()
         text = "".join(f"{label}\n" for label in labels)
-        (draft / served.LABELS).write_text(text, encoding="utf-8")
-        folder = draft / served.EXAMPLES
+        (draft / exports.LABELS).write_text(text, encoding="utf-8")
+        folder = draft / exports.EXAMPLES
         examples.write(folder, images, image_names, probabilities, labels, top_k, at_exits)
         first = (folder / f"{image_names[0]}.png").read_bytes()
         warmup.write(draft, base.name, images[0], first, exits=every_exit is not None)
         if keras_file:
-            shutil.copyfile(keras_file, draft / pretrained.MODEL)
+            shutil.copyfile(keras_file, draft / exports.MODEL)
         facts["fingerprint"] = card.fingerprint(draft)
-        (draft / served.CARD).write_text(card.as_json(facts), encoding="utf-8")
-        served.write_checksums(draft)
+        (draft / exports.CARD).write_text(card.as_json(facts), encoding="utf-8")
+        exports.write_checksums(draft)
         speed = _check_answers(draft, images)
         path = _publish(draft, base, version)
-    if int(path.name) == max(served.versions(base)):
+    if int(path.name) == max(exports.versions(base)):
         _describe(path, speed)
     return path
 
@@ -157,27 +159,28 @@ def _describe(version, speed):
     """Write the card, the labels and the examples of a version beside it, in `version.parent`."""
     base = version.parent
     with tempfile.TemporaryDirectory(prefix=".export-", dir=base) as hidden:
-        copied = shutil.copytree(version / served.EXAMPLES, pathlib.Path(hidden, "examples"))
+        copied = shutil.copytree(version / exports.EXAMPLES, pathlib.Path(hidden, "examples"))
         if (base / "examples").exists():
             (base / "examples").rename(pathlib.Path(hidden, "before"))
         copied.rename(base / "examples")
-    files.write(base / "labels.txt", (version / served.LABELS).read_bytes())
-    told = card.of_version(version, served.card(version), speed)
+    files.write(base / "labels.txt", (version / exports.LABELS).read_bytes())
+    told = card.of_version(version, exports.card(version), speed)
     files.write(base / "card.json", card.as_json(told))
     files.write(base / "README.md", card.page(base, told))
 
 
 def _parts(model, exits):
     """(what ships of a model, {depth: logits} as a model or None), both in float32"""
-    model = in_float32(getattr(model, "student", model))
+    within = supervised(model)
     if not exits:
-        return getattr(model, "trunk", model), None
-    if not getattr(model, "companions", None):
+        return in_float32(shipped(model)), None
+    if not (within and within.companions):
         raise ExportError(
             f"Received exits=True and {model!r}; expected a DeeplySupervised with companions, the "
             "classifiers of the other depths."
         )
-    return model.trunk, signatures.exits_of(model)
+    within = in_float32(within)
+    return within.trunk, signatures.exits_of(within)
 
 
 def _check_model(model):
@@ -235,7 +238,7 @@ def _check_version(base, version):
         return
     if not isinstance(version, int) or not 0 < version < 2**63:  # a server passes over others
         raise ExportError(f"Received version={version!r}; expected a positive integer below 2^63.")
-    if version in served.versions(base):
+    if version in exports.versions(base):
         raise FileExistsError(
             f"{base / str(version)} exists, and a server may be reading it. Leave version out to "
             "write the next one."
@@ -303,7 +306,7 @@ def _factories(keras_file, images, probabilities):
 def _publish(draft, base, version):
     for path in [*draft.rglob("*"), draft]:
         files.flush(path)
-    target = base / str(version or max(served.versions(base), default=0) + 1)
+    target = base / str(version or max(exports.versions(base), default=0) + 1)
     # A rename fails over a version that appeared meanwhile, but not over an empty folder.
     if target.exists():
         raise FileExistsError(f"{target} appeared during the export and was left as it is.")

@@ -12,10 +12,10 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from zoo import answers
 from zoo.serving.asked import body_of, feeds_of
 from zoo.serving.client import EXPECTED, Refused, ServerError, retrying
 from zoo.serving.examples import Example
+from zoo.text import reason
 
 WRONG = {
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -83,7 +83,7 @@ class Server:
                 return method(request, timeout=self.timeout)
             except grpc.RpcError as error:
                 kind = Refused if error.code() in WRONG else ServerError
-                told = f"{error.code().name}: {answers.reason(error.details())}"
+                told = f"{error.code().name}: {reason(error.details())}"
                 raise kind(f"grpc://{self.address} answers {told}") from error
 
         return retrying(ask, self.retries)

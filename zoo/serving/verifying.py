@@ -13,11 +13,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from zoo.arithmetic import in_float32
-from zoo.serving import examples, hostile, served, signatures, warmup
+from zoo import exports, measures
+from zoo.exports import ExportError
+from zoo.precision import in_float32
+from zoo.saving import shipped, supervised
+from zoo.serving import examples, hostile, signatures, warmup
 from zoo.serving._c_api import Stopped
 from zoo.serving.asked import Asked, body_of, feeds_of, read_graph
-from zoo.serving.served import ExportError
 
 # TensorFlow's own, but not what a classifier does: Python, files, and XLA, which a server has off.
 REFUSED = ("PyFunc", "Xla", "ReadFile", "WriteFile", "Print", "PyCall")
@@ -50,7 +52,7 @@ def verify(directory, *, model=None, tolerance=None, timeout=60):
     Raises:
         FileNotFoundError: where there is no export.
     """
-    version = served.find_version(directory)
+    version = exports.find_version(directory)
     checks = [_check("checksums", _checksums, version)]
     if not checks[0].passed:
         return checks
@@ -85,9 +87,9 @@ def beside(version):
 
 def answers(asked, version, *, model=None, tolerance=None):
     """Of these checks, those that compare right answers; `asked` is the version."""
-    tolerance = served.card(version)["tolerance"] if tolerance is None else tolerance
-    labels = served.labels(version)
-    stored = examples.read(version / served.EXAMPLES)
+    tolerance = exports.card(version)["tolerance"] if tolerance is None else tolerance
+    labels = exports.labels(version)
+    stored = examples.read(version / exports.EXAMPLES)
     checks = [
         _check(f"Keras, {each.name}", _example, asked, each, labels, tolerance) for each in stored
     ]
@@ -121,7 +123,7 @@ def _check(name, function, *arguments):
 
 
 def _checksums(version):
-    return True, f"{served.verify_checksums(version)} files as they were exported"
+    return True, f"{exports.verify_checksums(version)} files as they were exported"
 
 
 def _graph(version):
@@ -152,9 +154,9 @@ def _loads(asked):
 
 
 def _card(asked, version):
-    if not (version / served.CARD).is_file():
-        return False, f"there is no {served.CARD}: an export of an older zoo; export it again"
-    told, labels = served.card(version), served.labels(version)
+    if not (version / exports.CARD).is_file():
+        return False, f"there is no {exports.CARD}: an export of an older zoo; export it again"
+    told, labels = exports.card(version), exports.labels(version)
     expected = {"serving_default", "predict_bytes", "classify"}
     if told["exits"]:
         expected.add("exits")
@@ -173,7 +175,7 @@ def _example(asked, example, labels, tolerance):
 
 def _model(asked, model, tolerance):
     """Beside the stored answers: noise, black, white, and every exit, of the model itself."""
-    trunk = getattr(model, "trunk", model)
+    trunk = shipped(model)
     shape = trunk.input_shape[1:]
     images = np.random.default_rng(2).integers(0, 256, (8, *shape)).astype("float32")
     images = np.concatenate([images, [np.zeros(shape, "float32"), np.full(shape, 255.0)]])
@@ -181,9 +183,9 @@ def _model(asked, model, tolerance):
     answer = asked.answer("serving_default", {"images": images})
     off = [np.abs(answer["probabilities"] - probabilities(trunk, images)).max()]
     if "exits" in asked.signatures:
-        if not hasattr(model, "companions"):
+        if not (within := supervised(model)):
             return False, "the export has exits; the model has no companions"
-        expected = signatures.exits_of(model)(images, training=False)
+        expected = signatures.exits_of(within)(images, training=False)
         depths = asked.answer("exits", {"images": images})
         for depth, logits in expected.items():
             off.append(np.abs(depths[depth] - softmax(logits)).max())
@@ -198,10 +200,8 @@ def probabilities(model, images):
 
 
 def softmax(logits):
-    """Logits (n, classes) of any type -> probabilities, float64 and in NumPy."""
-    logits = keras.ops.convert_to_numpy(keras.ops.cast(logits, "float32")).astype("float64")
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    """Logits (n, classes), a tensor of any type -> probabilities, float64 and in NumPy."""
+    return measures.softmax(keras.ops.convert_to_numpy(keras.ops.cast(logits, "float32")))
 
 
 def _warm_up(asked, version):
@@ -243,7 +243,7 @@ def _decoding(asked, shape, tolerance):
 
 def _hostile(asked, version):
     """The checks that send what must be refused, and then what must still be answered."""
-    images = _pixels(examples.read(version / served.EXAMPLES))
+    images = _pixels(examples.read(version / exports.EXAMPLES))
     shape = images.shape[1:]
     png, _ = hostile.decoded_by_pillow(shape)[0]
     try:
@@ -305,10 +305,10 @@ def _unharmed(asked, images, before, memory):
 
 def _beside(version):
     """What people read is that of the newest version."""
-    newest = max(served.versions(version.parent))
+    newest = max(exports.versions(version.parent))
     if newest != int(version.name):
         return True, f"not looked at: they are those of version {newest}"
-    pairs = {"labels.txt": served.LABELS, "examples": served.EXAMPLES}
+    pairs = {"labels.txt": exports.LABELS, "examples": exports.EXAMPLES}
     for name, source in pairs.items():
         if _content(version.parent / name) != _content(version / source):
             return False, f"{version.parent / name} is not that of version {newest}"

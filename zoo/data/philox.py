@@ -1,0 +1,54 @@
+"""TensorFlow's stateless random numbers, by NumPy (Philox 4x32-10; Salmon et al., SC11)."""
+
+import math
+
+import numpy as np
+
+_ROUNDS = 10
+
+
+def uniform(shape, seed, low=0.0, high=1.0):
+    """`tf.random.stateless_uniform` on a CPU: float32 in low <= x < high."""
+    bits = _bits(math.prod(shape), seed)
+    # The low 23 bits are the fraction of a float in 1..2.
+    unit = ((bits & np.uint32(0x7FFFFF)) | np.uint32(127 << 23)).view(np.float32) - np.float32(1)
+    low, high = np.float32(low), np.float32(high)
+    return (unit * (high - low) + low).reshape(shape)
+
+
+def integers(count, seed):
+    """Of `tf.random.stateless_uniform(..., minval=None, maxval=None, dtype=tf.int64)`."""
+    bits = _bits(2 * count, seed).astype(np.uint64)
+    return (bits[::2] | bits[1::2] << np.uint64(32)).view(np.int64)
+
+
+def fold_in(seed, number):
+    """`tf.random.experimental.stateless_fold_in` of a whole number."""
+    return int(_bits(1, seed).view(np.int32)[0]), number
+
+
+def _bits(count, seed):
+    """So many uint32."""
+    seed = np.array(seed, np.int64).view(np.uint32)  # little end first
+    key = np.array([0x3EC8F720, 0x02461E29], np.uint32)
+    mixed = _philox(seed[np.newaxis], key)[0]
+    groups = -(-count // 4)
+    counters = np.zeros((groups, 4), np.uint32)
+    numbers = np.arange(groups, dtype=np.uint64)
+    counters[:, 0], counters[:, 1] = numbers & np.uint64(0xFFFFFFFF), numbers >> np.uint64(32)
+    counters[:, 2:] = mixed[2:]
+    return _philox(counters, mixed[:2]).ravel()[:count]
+
+
+def _philox(counters, key):
+    """(n, 4) uint32 counters -> as many random numbers."""
+    c0, c1, c2, c3 = counters.T.astype(np.uint64)
+    k0, k1 = (int(each) for each in key)
+    low = np.uint64(0xFFFFFFFF)
+    for _ in range(_ROUNDS):
+        first, second = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
+        c0 = (second >> np.uint64(32)) ^ c1 ^ np.uint64(k0)
+        c2 = (first >> np.uint64(32)) ^ c3 ^ np.uint64(k1)
+        c1, c3 = second & low, first & low
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return np.stack([c0, c1, c2, c3], axis=1).astype(np.uint32)

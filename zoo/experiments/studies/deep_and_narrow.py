@@ -1,0 +1,53 @@
+"""Companions in a deep, narrow net: 24 convolutions on MNIST
+
+Deeply-Supervised Nets names vanishing gradients as what companions help against. We know of no
+measurement of the paper to set beside this one: the net is ours, eight mlpconv layers of three
+convolutions, 16 maps wide, with Gaussian weights and without normalization, meant to be hard to
+train. Companions are at mlpconv2, 4 and 6.
+
+The chance level is that of guessing among all classes alike. Gradients are mean squares of the
+first kernel of each mlpconv layer, averaged over the steps before the first evaluation.
+"""
+
+import numpy as np
+
+from zoo.experiments.studies import drawing, spread
+from zoo.tables import Table
+
+SEEDS = 3
+COMMON = {
+    "data": "mnist",
+    "net": "deep",
+    "epochs": 4,
+    "steps_per_epoch": 100,
+    "measure_gradients": True,
+}
+RUNS = {
+    "without companions": {**COMMON, "companions": "none"},
+    "companions kept": {**COMMON, "companions": "kept"},
+}
+LAYERS = np.arange(1, 9)
+
+
+def show(finished):
+    """Test accuracy over the steps, and the first gradients of each layer."""
+    any_run = next(iter(finished.values()))[0]
+    steps, chance = any_run.history["step"], 100 / len(any_run.results["label_names"])
+    figure, (left, right) = drawing.panels("MNIST: a net of 24 narrow convolutions", 2)
+    rows = []
+    for index, (label, runs) in enumerate(finished.items()):
+        drawing.curve(left, steps, drawing.accuracy(runs), index, label=label, marker=".")
+        first = np.stack([drawing.column(runs, f"gradient_mlpconv{n}")[:, 0] for n in LAYERS], 1)
+        drawing.curve(right, LAYERS, first, index, label=label, marker=".")
+        final = 100 - drawing.final_errors(runs)
+        each = ", ".join(f"{accuracy:.1f}" for accuracy in final)
+        rows.append((label, spread(final, 1), each, f"{chance:g}"))
+    left.axhline(chance, color=drawing.QUIET, linestyle=":", label="chance")
+    left.set_ylim(0, 100)
+    right.set_yscale("log")
+    right.set_xticks(LAYERS)
+    drawing.over_steps(left, "Test accuracy (% of images)")
+    drawing.label(right, f"mlpconv layer, steps 1 to {steps[0]:.0f}", "Mean square gradient")
+    drawing.legend(figure, finished)
+    columns = ("Net", "Test accuracy (%)", "Each seed", "Chance (%)")
+    return figure, Table(columns, tuple(rows))

@@ -1,0 +1,45 @@
+"""Dropout between mlpconv layers: training and test error on CIFAR-10 (NIN, Fig. 3)
+
+Network in Network: dropout of 0.5 between the mlpconv layers reduces the test error by more than
+20 %: 14.51 % without, 10.41 % with it.
+
+Here: a quarter-width net, 10,000 training images and 1,200 steps, about 15 passes. The training
+error is measured while training: with dropout at work, and over all steps of an epoch.
+"""
+
+from zoo.experiments.studies import drawing, spread
+from zoo.tables import Table
+
+SEEDS = 3
+COMMON = {"data": "cifar10", "examples": 10000, "epochs": 6, "steps_per_epoch": 200}
+RUNS = {
+    "no dropout": {**COMMON, "dropout": 0.0},
+    "dropout 0.5": {**COMMON, "dropout": 0.5},
+}
+PAPER = {"no dropout": "14.51", "dropout 0.5": "10.41"}
+
+
+def show(finished):
+    """Training and test error over the steps, and the last of them."""
+    figure, (axes,) = drawing.panels("CIFAR-10: error with dropout and without")
+    rows = []
+    without = drawing.final_errors(finished["no dropout"])
+    for index, (label, runs) in enumerate(finished.items()):
+        steps = runs[0].history["step"]
+        test, training = 100 - drawing.accuracy(runs), 100 - 100 * drawing.column(runs, "accuracy")
+        drawing.curve(axes, steps, test, index, label=f"{label}, test", linestyle="-")
+        drawing.curve(axes, steps, training, index, label=f"{label}, training", linestyle=":")
+        final = drawing.final_errors(runs)
+        less = "" if label == "no dropout" else spread(100 * (1 - final / without), 0)
+        rows.append((label, spread(final), spread(training[:, -1]), less, PAPER.get(label, "")))
+    drawing.over_steps(axes, "Error (% of images)")
+    axes.set_ylim(bottom=0)
+    drawing.legend(figure, finished)
+    columns = (
+        "Net",
+        "Test error (%)",
+        "Training error (%)",
+        "Fewer test errors than without (%)",
+        "Paper, test error (%)",
+    )
+    return figure, Table(columns, tuple(rows))

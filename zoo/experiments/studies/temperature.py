@@ -1,0 +1,51 @@
+"""Temperature against width: students of 300 and 30 units a layer (Hinton et al., section 3)
+
+The paper: with 300 units or more in each of two hidden layers all temperatures above 8 gave
+similar results; with 30 units, temperatures from 2.5 to 4 worked significantly better than higher
+or lower ones.
+
+Here: the teachers of `mnist_distillation`, students without regularization, 15 epochs.
+"""
+
+import numpy as np
+
+from zoo.experiments.studies import drawing, mnist_distillation, spread
+from zoo.tables import Table
+
+SEEDS = 3
+TEMPERATURES = (1.0, 2.5, 4.0, 8.0, 20.0)
+WIDTHS = (300, 30)
+EPOCHS = 15
+RUNS = {"teacher": mnist_distillation.TEACHER}
+for _width in WIDTHS:
+    RUNS[f"{_width} units alone"] = {**mnist_distillation.ALONE, "units": _width, "epochs": EPOCHS}
+    for _temperature in TEMPERATURES:
+        RUNS[f"{_width} units, T = {_temperature:g}"] = {
+            **mnist_distillation.TAUGHT,
+            "units": _width,
+            "epochs": EPOCHS,
+            "temperature": _temperature,
+        }
+
+
+def show(finished):
+    """Test error over the temperature, a panel a width."""
+    figure, panels = drawing.panels("MNIST: test error over the temperature", len(WIDTHS))
+    rows = []
+    for axes, width in zip(panels, WIDTHS, strict=True):
+        alone = drawing.final_errors(finished[f"{width} units alone"])
+        labels = [f"{width} units, T = {temperature:g}" for temperature in TEMPERATURES]
+        taught = np.stack([drawing.final_errors(finished[label]) for label in labels], axis=1)
+        drawing.curve(axes, TEMPERATURES, taught, 0, label="taught", marker="o", markersize=3.5)
+        flat = np.repeat(alone[:, np.newaxis], len(TEMPERATURES), axis=1)
+        drawing.curve(axes, TEMPERATURES, flat, 1, label="alone")
+        axes.set_title(f"{width} units a layer", fontsize=drawing.TEXT, color=drawing.INK)
+        drawing.label(axes, "Temperature", "Test error (% of images)")
+        axes.set_xscale("log")
+        axes.set_xticks(TEMPERATURES, [f"{t:g}" for t in TEMPERATURES])
+        axes.minorticks_off()
+        rows.append((f"{width}", spread(alone), *(spread(of) for of in taught.T)))
+    panels[1].set_ylabel("")
+    drawing.legend(figure, {"alone": finished["teacher"]})
+    columns = ("Units a layer", "Alone (%)", *(f"T = {t:g} (%)" for t in TEMPERATURES))
+    return figure, Table(columns, tuple(rows))

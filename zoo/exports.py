@@ -1,0 +1,123 @@
+"""What an export holds, and where exports are found. No TensorFlow: a client reads them too.
+
+saved_models/NAME/{README.md, card.json, labels.txt, examples/, VERSION/}
+VERSION/{saved_model.pb, variables/, assets.extra/, SHA256SUMS}
+"""
+
+import json
+from pathlib import Path
+
+from zoo import files
+from zoo.errors import ZooError
+
+PROGRAM = "saved_model.pb"
+MODEL = "assets.extra/model.keras"
+CARD = "assets.extra/card.json"
+LABELS = "assets.extra/labels.txt"
+EXAMPLES = "assets.extra/examples"
+# What has trained weights in it, and what tells whose they are.
+WEIGHT_FILES = (MODEL, CARD, LABELS)
+
+
+class ExportError(ZooError, ValueError):
+    """A model that cannot be served, or an export that is not what was exported."""
+
+    exit_code = 2
+
+
+def labels(version: Path) -> list[str]:
+    """The label names of a version, in the order of the classes."""
+    return (version / LABELS).read_text(encoding="utf-8").splitlines()
+
+
+def card(version: Path) -> dict:
+    """What a version says of itself; `zoo.serving.card` makes it."""
+    return json.loads((version / CARD).read_text(encoding="utf-8"))
+
+
+def versions(base: Path) -> dict[int, Path]:
+    """The versions in `base`, as TF Serving finds them: {number: path}."""
+    paths = base.iterdir() if base.is_dir() else []
+    return {int(path.name): path for path in paths if path.name.isdecimal()}
+
+
+def find_version(directory: Path | str) -> Path:
+    """The newest version in `directory`, or `directory` if it is one; raises FileNotFoundError."""
+    directory = Path(directory).resolve()
+    if (directory / PROGRAM).is_file():
+        return directory
+    numbered = versions(directory)
+    if not numbered:
+        raise FileNotFoundError(
+            f"{directory} is neither an export nor a folder of numbered exports; "
+            "export_savedmodel writes them."
+        )
+    return numbered[max(numbered)]
+
+
+def newest(folder: Path, holding: tuple[str, ...] = (MODEL,)) -> Path | None:
+    """The newest version in `folder` that has one of these files; `folder` itself if it has one."""
+    numbered = versions(folder)
+    for candidate in [*(numbered[number] for number in sorted(numbered, reverse=True)), folder]:
+        if any((candidate / file).is_file() for file in holding):
+            return candidate
+    return None
+
+
+def names() -> dict[str, Path]:
+    """{name: folder} of all exports that have trained weights, nearest folder first."""
+    found: dict[str, Path] = {}
+    for folder in files.folders("saved_models"):
+        for file in sorted(folder.glob(f"*/*/{MODEL}")):
+            found.setdefault(file.parents[2].name, file.parents[2])
+    return found
+
+
+def located(path: Path) -> Path:
+    """`path`; or if it is not there but named saved_models/NAME, the export of that name."""
+    missing = path.parent.name == "saved_models" and not path.exists()
+    return names().get(path.name, path) if missing else path
+
+
+def checksums(version: Path) -> dict[str, str]:
+    """The SHA-256 of every file but SHA256SUMS, by its path below `version`."""
+    return {
+        path.relative_to(version).as_posix(): files.sha256(path)
+        for path in sorted(version.rglob("*"))
+        if path.is_file() and path != version / files.CHECKSUMS
+    }
+
+
+def write_checksums(version: Path) -> None:
+    """Write SHA256SUMS, which `sha256sum -c` reads."""
+    lines = (f"{digest}  {name}\n" for name, digest in checksums(version).items())
+    (version / files.CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def verify_checksums(version: Path) -> int:
+    """The number of files, all as they were exported; raises ExportError."""
+    if not (version / files.CHECKSUMS).is_file():
+        raise ExportError(f"{version} has no {files.CHECKSUMS}; export_savedmodel writes one.")
+    listed, present = files.listed_checksums(version), checksums(version)
+    wrong = sorted(name for name in listed | present if listed.get(name) != present.get(name))
+    if wrong:
+        raise ExportError(
+            f"Changed, missing or added in {version} since its export: {', '.join(wrong)}. "
+            "Nothing was loaded; copy or export it again."
+        )
+    return len(present)
+
+
+def verify_weights(version: Path) -> None:
+    """Compare the files of `WEIGHT_FILES` with SHA256SUMS, before one is read.
+
+    Raises:
+        ExportError: if one was changed.
+    """
+    listed = files.listed_checksums(version)
+    wrong = [name for name in WEIGHT_FILES if listed.get(name) != files.sha256(version / name)]
+    if wrong:
+        raise ExportError(
+            f"Changed in {version} since its export: {', '.join(wrong)}. Nothing was loaded; fetch "
+            "it again."
+        )

@@ -1,0 +1,179 @@
+"""Heads: the classifier of Network in Network, and those of hidden layers."""
+
+import keras
+from keras import layers, ops
+
+
+@keras.saving.register_keras_serializable("zoo")
+class GlobalAveragePoolingHead(layers.Layer):
+    """One confidence map a class, and the mean of each map as the logit of its class.
+
+    (batch, height, width, channels) -> (batch, classes), float32 under every dtype policy
+
+    `class_maps`, the 1 x 1 convolution, and `average` are layers of their own: call `class_maps`
+    alone for the confidence maps, (batch, height, width, classes). Network in Network,
+    section 3.2. `activation` is None for linear maps, or "relu" as in the paper's released code.
+    """
+
+    def __init__(
+        self,
+        classes,
+        *,
+        activation=None,
+        kernel_initializer="he_normal",
+        kernel_regularizer=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.class_maps = layers.Conv2D(
+            classes,
+            1,
+            activation=activation,
+            kernel_initializer=kernel_initializer,
+            kernel_regularizer=kernel_regularizer,
+            name="class_maps",
+            dtype=self.dtype_policy,
+        )
+        # The mean of bfloat16 maps, taken in bfloat16, would keep two decimal digits.
+        self.average = layers.GlobalAveragePooling2D(name="logits", dtype="float32")
+
+    def build(self, input_shape):
+        self.class_maps.build(input_shape)
+        self.average.build(self.class_maps.compute_output_shape(input_shape))
+
+    def call(self, inputs):
+        return self.average(self.class_maps(inputs))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.class_maps.filters)
+
+    def get_config(self):
+        maps = self.class_maps.get_config()
+        kept = ("activation", "kernel_initializer", "kernel_regularizer")
+        return {
+            **super().get_config(),
+            "classes": maps["filters"],
+            **{key: maps[key] for key in kept},
+        }
+
+
+@keras.saving.register_keras_serializable("zoo")
+class CompanionHead(layers.Layer):
+    """The local classifier of a hidden layer, whose loss is the layer's companion objective.
+
+    (batch, height, width, channels) -> (batch, classes)
+
+    It computes in float32 under every dtype policy. Deeply-Supervised Nets, section 2.2.
+
+    Arguments:
+        classes: the number of classes.
+        form: "pool" averages each map and classifies the means: channels x classes weights.
+            "dense" classifies the flattened map, as the released code does: height x width times
+            as many weights (2.58 million on the three taps of the CIFAR-10 net, 2.7 times the
+            net itself).
+        kernel_initializer, kernel_regularizer: of the classifier.
+
+    Raises:
+        ValueError: for an unknown form, or a feature that is not a map.
+    """
+
+    def __init__(
+        self,
+        classes,
+        form="pool",
+        *,
+        kernel_initializer="glorot_uniform",
+        kernel_regularizer=None,
+        **kwargs,
+    ):
+        if form not in ("dense", "pool"):
+            raise ValueError(
+                f'The form of a CompanionHead is "dense" or "pool"; received {form!r}.'
+            )
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.form = form
+        reduce = layers.Flatten if form == "dense" else layers.GlobalAveragePooling2D
+        self.features = reduce(name="features", dtype="float32")
+        self.classifier = layers.Dense(
+            classes,
+            kernel_initializer=kernel_initializer,
+            kernel_regularizer=kernel_regularizer,
+            name="classifier",
+            dtype="float32",
+        )
+
+    def build(self, input_shape):
+        if len(input_shape) != 4:
+            raise ValueError(
+                f"CompanionHead {self.name!r} received a feature of shape {tuple(input_shape)}; it "
+                "expects maps, (batch, height, width, channels): attach it to a convolution."
+            )
+        self.features.build(input_shape)
+        self.classifier.build(self.features.compute_output_shape(input_shape))
+
+    def call(self, inputs):
+        return self.classifier(self.features(inputs))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.classifier.units)
+
+    def get_config(self):
+        dense = self.classifier.get_config()
+        kept = ("kernel_initializer", "kernel_regularizer")
+        return {
+            **super().get_config(),
+            "classes": dense["units"],
+            "form": self.form,
+            **{key: dense[key] for key in kept},
+        }
+
+
+@keras.saving.register_keras_serializable("zoo")
+class DecodingHead(layers.Layer):
+    """The decoder of a hidden layer, a companion that needs no labels: back to an earlier map.
+
+    [(batch, h, w, channels) hidden map, (batch, height, width, c) earlier map] ->
+    (batch,) mean squared errors of the reconstruction
+
+    `decode(hidden)` gives the reconstruction itself, (batch, height, width, c): a bilinear resize
+    and a 3 x 3 convolution. It computes in float32 under every dtype policy, and the earlier map
+    learns nothing from it. Zhang, Lee and Lee, arXiv:1606.06582 (layer-wise decoding).
+
+    Arguments:
+        of: the layer whose output is decoded, such as the one below; None for the images, as
+            pixel values / 255.
+
+    Raises:
+        ValueError: for features that are not maps.
+    """
+
+    def __init__(self, of=None, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.of = of
+
+    def build(self, input_shape):
+        hidden, earlier = input_shape
+        if len(hidden) != 4 or len(earlier) != 4:
+            raise ValueError(
+                f"DecodingHead {self.name!r} received features of shapes {tuple(hidden)} and "
+                f"{tuple(earlier)}; it expects maps, (batch, height, width, channels)."
+            )
+        self.size = tuple(earlier[1:3])
+        self.convolution = layers.Conv2D(
+            earlier[-1], 3, padding="same", name="convolution", dtype="float32"
+        )
+        self.convolution.build((*hidden[:1], *self.size, hidden[-1]))
+
+    def decode(self, hidden):
+        return self.convolution(ops.image.resize(hidden, self.size, interpolation="bilinear"))
+
+    def call(self, inputs):
+        hidden, earlier = inputs
+        difference = self.decode(hidden) - ops.stop_gradient(earlier)
+        return ops.mean(ops.square(difference), axis=(1, 2, 3))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0][:1]
+
+    def get_config(self):
+        return {**super().get_config(), "of": self.of}

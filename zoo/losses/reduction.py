@@ -1,0 +1,50 @@
+"""How losses are weighed, averaged, and divided among replicas, as Keras does it."""
+
+import keras
+
+
+def loss_object(loss):
+    """A `keras.losses.Loss`: those scale themselves under a distribution strategy."""
+    if loss is None or isinstance(loss, (dict, list, tuple)):
+        raise ValueError(f"Compile with one loss, for all heads alike; received loss={loss!r}.")
+    loss = keras.losses.get(loss)
+    return loss if isinstance(loss, keras.losses.Loss) else _FunctionLoss(loss)
+
+
+class _FunctionLoss(keras.losses.Loss):
+    def __init__(self, function):
+        super().__init__(name="head_loss")  # "<lambda>" is no name for a TensorFlow scope
+        self.function = function
+
+    def call(self, y_true, y_pred):
+        return self.function(y_true, y_pred)
+
+
+class Mean(keras.losses.Loss):
+    """Of values that are losses already, as Keras weighs, averages and distributes losses."""
+
+    def __init__(self):
+        super().__init__(name="mean")
+
+    def call(self, y_true, y_pred):
+        return y_pred
+
+
+def replicas():
+    """What a Keras loss was divided by under a tf.distribute strategy, and a log must undo."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def sum_over_replicas(value):
+    """Of a value that each replica has: the total, the same on all of them."""
+    if replicas() == 1:
+        return value
+    import tensorflow as tf
+
+    replica = tf.distribute.get_replica_context()
+    # None while Keras builds the model outside of a replica, where values do not matter.
+    return value if replica is None else replica.all_reduce(tf.distribute.ReduceOp.SUM, value)

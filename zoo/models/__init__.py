@@ -1,0 +1,8 @@
+"""Factories of Keras models: raw pixels 0..255 in, logits out, and names to cut at."""
+
+from zoo.models.deeply_supervised import nin_dsn
+from zoo.models.network_in_network import nin
+from zoo.models.perceptron import mlp
+from zoo.models.presets import preset
+
+__all__ = ["mlp", "nin", "nin_dsn", "preset"]

@@ -1,0 +1,60 @@
+"""`mlp`: the fully connected nets of arXiv:1503.02531."""
+
+import keras
+from keras import layers
+
+
+def mlp(
+    input_shape=(28, 28, 1),
+    classes=10,
+    *,
+    hidden=(1200, 1200),
+    dropout=0.0,
+    input_dropout=0.0,
+    max_norm=None,
+    name="mlp",
+):
+    """A multilayer perceptron: fully connected layers of rectified linear units on the pixels.
+
+    Raw images (batch, *input_shape), 0..255 -> logits (batch, classes), float32. Built, not
+    compiled. To cut at: `hidden1`, `hidden2`, ... and `logits`. The nets of section 3 of Hinton,
+    Vinyals and Dean, arXiv:1503.02531: the teacher has `hidden=(1200, 1200)`, dropout and a
+    `max_norm`, as in arXiv:1207.0580; the student `hidden=(800, 800)` and neither.
+
+    Arguments:
+        input_shape: of an image, such as (height, width, channels).
+        classes: 2 or more.
+        hidden: the number of units of each hidden layer.
+        dropout: rate after every hidden layer. input_dropout: rate of the pixels.
+        max_norm: the largest L2 norm of the incoming weights of a hidden unit; None for no limit.
+
+    Raises:
+        ValueError: for fewer than 2 classes, a layer without units, or a rate or norm out of range.
+    """
+    if classes < 2:
+        raise ValueError(f"A classifier needs at least 2 classes; received classes={classes}.")
+    if any(units < 1 for units in hidden):
+        raise ValueError(f"hidden is a list of numbers of units, 1 or more; received {hidden}.")
+    for what, rate in (("dropout", dropout), ("input_dropout", input_dropout)):
+        if not 0 <= rate < 1:
+            raise ValueError(f"{what} is a rate in 0 <= rate < 1; received {rate}.")
+    if max_norm is not None and not max_norm > 0:
+        raise ValueError(f"max_norm is a positive number or None; received {max_norm}.")
+    images = x = keras.Input(input_shape, name="images")
+    x = layers.Rescaling(1 / 255, name="scale", dtype="float32")(x)
+    x = layers.Flatten(name="pixels")(x)
+    if input_dropout:
+        x = layers.Dropout(input_dropout, name="input_dropout")(x)
+    for index, units in enumerate(hidden, 1):
+        limit = keras.constraints.MaxNorm(max_norm, axis=0) if max_norm else None
+        x = layers.Dense(
+            units,
+            activation="relu",
+            kernel_initializer="he_normal",
+            kernel_constraint=limit,
+            name=f"hidden{index}",
+        )(x)
+        if dropout:
+            x = layers.Dropout(dropout, name=f"dropout{index}")(x)
+    x = layers.Dense(classes, name="logits", dtype="float32")(x)
+    return keras.Model(images, x, name=name)

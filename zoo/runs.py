@@ -1,0 +1,212 @@
+"""A run folder: what it holds, what it is called, and who may write in it.
+
+runs/<recipe>/<name>/{recipe.json, versions.json, results.json, metrics.csv, checkpoints/,
+model.keras, with_companions.keras, skipped.txt, examples/, figures/, report.html, tensorboard/}
+"""
+
+import contextlib
+import csv
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo import files
+from zoo import recipe as recipes
+from zoo.errors import UsageError
+from zoo.recipe import Recipe, RecipeError
+from zoo.text import flag
+
+
+class Run:
+    """One training's folder: the only reader and writer of the names in it."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.checkpoints = self.folder / "checkpoints"
+        self.model_file = self.folder / "model.keras"
+        self.with_companions_file = self.folder / "with_companions.keras"
+        self.metrics_file = self.folder / "metrics.csv"
+        self.skipped_file = self.folder / "skipped.txt"
+        self.page = self.folder / "report.html"
+        self.figures = self.folder / "figures"
+        self.examples = self.folder / "examples"
+        self.tensorboard = self.folder / "tensorboard"
+
+    @classmethod
+    def finished_at(cls, folder: Path | str) -> "Run":
+        """The run in a folder; raises UsageError if there is none, or it is not finished."""
+        run = cls(folder)
+        if not run.is_finished:
+            missing = run._json("results")
+            raise UsageError(f"{folder} is not a finished run: there is no {missing}.")
+        return run
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the training came to its end: results.json is written last."""
+        return self._json("results").is_file()
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the folder has a trained model."""
+        return self.model_file.is_file()
+
+    @property
+    def most_complete_file(self) -> Path:
+        """The file of the model with all that was trained: with companions where there are any."""
+        supervised = self.with_companions_file
+        return supervised if supervised.is_file() else self.model_file
+
+    @functools.cached_property
+    def record(self) -> dict[str, Any]:
+        """recipe.json: the recipe's name, file, title and fields."""
+        return self._read("recipe")
+
+    @functools.cached_property
+    def versions(self) -> dict[str, Any]:
+        """versions.json: what was run, and on what."""
+        return self._read("versions")
+
+    @functools.cached_property
+    def results(self) -> dict[str, Any]:
+        """results.json: what was measured after the last epoch."""
+        return self._read("results")
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The recipe's fields and their values."""
+        return recipes.fields_from_json(self.record["fields"])
+
+    @property
+    def label_names(self) -> list[str]:
+        """The names of the classes, in the order of the logits."""
+        return self.results["label_names"]
+
+    @functools.cached_property
+    def history(self) -> dict[str, Any]:
+        """{column of metrics.csv: (epochs,) float64, NaN where a cell is empty}."""
+        import numpy as np
+
+        with open(self.metrics_file, newline="", encoding="utf-8") as lines:
+            reader = csv.DictReader(lines)
+            rows = list(reader)
+        return {
+            column: np.array([float(row[column] or "nan") for row in rows])
+            for column in reader.fieldnames or ()
+        }
+
+    @property
+    def versions_before(self) -> dict[str, Any] | None:
+        """versions.json of the sitting before, if there was one."""
+        return self._read("versions") if self._json("versions").exists() else None
+
+    def recipe_class(self, own_file: Path | None = None) -> type[Recipe]:
+        """The recipe that the run was trained with.
+
+        `own_file` is what `zoo.recipe.recorded` takes, and errors are that function's.
+        """
+        trained = self.versions_before or {}
+        return recipes.load(recipes.recorded(self.record, trained.get("recipe"), own_file))
+
+    def recipe(self, own_file: Path | None = None) -> Recipe:
+        """The recipe with the values of the run; see `recipe_class`."""
+        return self.recipe_class(own_file)(**self.fields)
+
+    def write_recipe(self, record: dict[str, Any]) -> None:
+        """Write recipe.json, as `record_of` has it."""
+        self._write("recipe", record)
+
+    def write_versions(self, versions: dict[str, Any]) -> None:
+        """Write versions.json."""
+        self._write("versions", versions)
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        """Write results.json; its presence says that the run is complete."""
+        self._write("results", results)
+
+    def write_history(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write metrics.csv: a line an epoch; a column that only some rows have stays empty."""
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        with (
+            files.whole(self.metrics_file) as partial,
+            open(partial, "w", encoding="utf-8", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process a run folder: two would destroy each other's checkpoints in turn."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / ".lock", "w", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RecipeError(f"Another process is training in {self.folder}.") from None
+            yield
+
+    def refuse_another(self, record: dict[str, Any], defaults: dict[str, Any]) -> None:
+        """Refuse a folder that was begun with other fields; later fields had their defaults."""
+        if not self._json("recipe").exists():
+            return
+        begun, now = self._read("recipe")["fields"], record["fields"]
+        begun = {**json.loads(json.dumps(defaults)), **begun}
+        differing = sorted(key for key in {*begun, *now} if begun.get(key) != now.get(key))
+        if differing:
+            pairs = (f"{key}={begun.get(key)!r}, now {now.get(key)!r}" for key in differing)
+            raise RecipeError(
+                f"{self.folder} holds a run with {', '.join(pairs)}; choose another --name."
+            )
+
+    def _json(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def _read(self, name: str) -> dict[str, Any]:
+        return json.loads(self._json(name).read_text(encoding="utf-8"))
+
+    def _write(self, name: str, record: dict[str, Any]) -> None:
+        files.write(self._json(name), json.dumps(record, indent=2) + "\n")
+        vars(self).pop({"recipe": "record"}.get(name, name), None)
+
+
+def folder_of(recipe: Recipe, file: Path | str, runs: Path | str, name: str | None) -> Path:
+    """Where the run of a recipe goes: runs/<recipe>/<name>."""
+    return Path(runs) / Path(file).stem / (name or name_of(recipe))
+
+
+def name_of(recipe: Recipe) -> str:
+    """A run's name: the fields that differ from the recipe's own, such as "epochs=3,seed=1"."""
+    own = type(recipe)()
+    fields = [field.name for field in dataclasses.fields(recipe)]
+    changed = [f"{f}={getattr(recipe, f)}" for f in fields if getattr(recipe, f) != getattr(own, f)]
+    text = ",".join(changed) or "default"
+    name = "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in text)
+    if len(name) <= 200:  # a file system takes 255
+        return name
+    return f"{name[:190]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def flags_of(name: str) -> str:
+    """The flags that make a run of this name, with a space in front; the reverse of `name_of`."""
+    if name == "default":
+        return ""
+    pairs = [part.partition("=") for part in name.split(",")]
+    if not all(value for _, _, value in pairs):
+        return f" --name {name}"
+    return "".join(f" {flag(field)} {value}" for field, _, value in pairs)
+
+
+def record_of(recipe: Recipe, file: Path | str) -> dict[str, Any]:
+    """What recipe.json holds."""
+    return {
+        "recipe": Path(file).stem,
+        "file": str(Path(file).resolve()),
+        "title": recipes.title(file),
+        "fields": json.loads(json.dumps(dataclasses.asdict(recipe))),
+    }

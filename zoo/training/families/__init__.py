@@ -1,0 +1,1 @@
+"""Recipes that share a setting: the papers' tables, and small students."""

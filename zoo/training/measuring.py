@@ -1,0 +1,13 @@
+"""Measure a model over labelled images."""
+
+import keras
+import numpy as np
+
+from zoo.data import ImageData
+
+
+def measure(model: keras.Model, images: ImageData) -> tuple[np.ndarray, float]:
+    """(logits (n, classes), mean cross-entropy in nats) of a model over an `ImageData`."""
+    logits = model.predict(images.batches(256), verbose=0)
+    losses = keras.losses.sparse_categorical_crossentropy(images.labels, logits, from_logits=True)
+    return logits, float(keras.ops.mean(losses))

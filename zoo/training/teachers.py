@@ -1,0 +1,66 @@
+"""Teachers from files, and their soft targets: `load`, `cache` and `open_cache`."""
+
+from pathlib import Path
+
+import keras
+from keras import ops
+
+from zoo import exports, saving
+from zoo.models import pretrained
+from zoo.precision import in_float32
+from zoo.runs import Run, flags_of
+from zoo.training.soft_target_cache import Cached, TeacherError, cache, open_cache
+
+__all__ = ["Cached", "TeacherError", "cache", "load", "open_cache"]
+
+
+def load(path: Path | str) -> keras.Model:
+    """A teacher: raw pixels (batch, h, w, c) -> logits (batch, classes).
+
+    `path` is a `.keras` file, a run folder, or a folder of saved_models/ or one of its versions. An
+    export without its Keras model gives probabilities; their logarithms are logits, those of
+    softmax(log p) = p. Where Keras' global policy is float32 it calculates in float32, also if it
+    was trained in 16 bits, over which this processor may take longer.
+
+    Raises:
+        TeacherError: if there is none, where the message has the command that makes it, or an
+            export's files were changed.
+    """
+    model = _read(Path(path))
+    return in_float32(model) if keras.config.dtype_policy().name == "float32" else model
+
+
+def _read(path):
+    if (path.is_file() and path.suffix == ".keras") or Run(path).has_model:
+        return saving.load_model(path)
+    path = exports.located(path)  # from another folder than the repository's
+    # An archive of `zoo pack` has the second alone, an export of another's net the first.
+    version = exports.newest(path, (exports.PROGRAM, exports.MODEL))
+    if version is not None:
+        return _exported(version)
+    recipe = path.parent.name if path.parent.parent.name == "runs" else None
+    if recipe is None:
+        raise TeacherError(
+            f"There is no teacher at {str(path)!r}: it is a .keras file, a run folder or an export."
+        )
+    what = "is not finished: the same command resumes it" if path.is_dir() else "does not exist"
+    raise TeacherError(
+        f"The teacher {str(path)!r} {what}. Train it with: zoo train {recipe}{flags_of(path.name)}"
+    )
+
+
+def _exported(version):
+    """The Keras model that lies in an export, or one around its `serving_default`."""
+    if (version / exports.MODEL).is_file():
+        try:
+            return pretrained.load(version).trunk
+        except ValueError as error:
+            raise TeacherError(f"The teacher cannot be used: {error}") from error
+    import tensorflow as tf
+
+    signature = tf.saved_model.load(str(version)).signatures["serving_default"]
+    ((_, spec),) = signature.structured_input_signature[1].items()
+    images = keras.Input(spec.shape[1:], name="images")
+    served = keras.layers.TFSMLayer(str(version), call_endpoint="serving_default")
+    probabilities = served(images)["probabilities"]
+    return keras.Model(images, ops.log(ops.maximum(probabilities, 1e-30)), name="export")
