@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench docs clean
 
 demo: .venv/ready
 	@$(BIN)/zoo train digits_nin_dsn --runs demo/runs --name demo
@@ -29,11 +29,19 @@ format: .venv/ready
 bench: .venv/ready
 	@$(BIN)/python benchmarks/step.py
 
+docs: .venv/docs
+	@$(BIN)/mkdocs build --strict
+	@echo "Open site/index.html. To edit the pages and watch them: $(BIN)/mkdocs serve"
+
 .venv/ready: setup.cfg pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv (a minute or two) ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
 	@touch $@
 
+.venv/docs: .venv/ready
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]' --constraint constraints.txt
+	@touch $@
+
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv demo build site *.egg-info

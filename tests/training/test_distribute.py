@@ -141,7 +141,8 @@ def trained(tmp_path_factory):
     """{replicas: (weights, logs)}; a process each."""
     folder, found = tmp_path_factory.mktemp("trained"), {}
     # A replica of these gets no example at times. TensorFlow 2.21's oneDNN convolution gives an
-    # empty batch the channels of its input, and the sum over replicas fails: docs/distribute.md.
+    # empty batch the channels of its input, and the sum over replicas fails; the guide for several
+    # GPUs says so.
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
     for replicas, cases in RUN.items():
         file = str(folder / str(replicas))
