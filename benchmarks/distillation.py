@@ -1,10 +1,10 @@
-"""What a distilled step costs: cached and live soft targets, and `keras.distillation` beside them.
+"""Measure the cost of a distilled step, with cached and live soft targets, against Keras' own.
 
-`python benchmarks/distillation.py [--turns 9]`. A NIN of half the width is taught by a whole one,
-for 32x32x3. All take turns in one process, as in step.py, and the ratios are of CPU seconds. The
-goals: a cached step at most 1.05 times the student's own; a live one at most 1.05 times the
-student's step plus the teacher's inference; with one feature loss, keras.distillation at least 1.3
-times as long as ours.
+`python benchmarks/distillation.py [--turns 9]`. A NIN of full width teaches one of half the width,
+for 32x32x3. The cases take turns in one process, as in step.py. The ratios are of CPU seconds. The
+goals: a step with cached soft targets takes at most 1.05 times the student's own step; a step with
+a live teacher takes at most 1.05 times the student's step plus the teacher's inference; with one
+feature loss, keras.distillation takes at least 1.3 times as long as ours.
 """
 
 import statistics
@@ -27,10 +27,10 @@ class Settings:
     precision: str = "mixed_bfloat16"
     batch_size: int = 128
     steps: int = 4
-    """Of one turn."""
+    """Number of steps in one turn."""
     turns: int = 7
     width: float = 0.5
-    """Of the student."""
+    """Factor on the widths of the student."""
 
 
 LAYER = "mlpconv2"
@@ -65,8 +65,8 @@ def main(settings):
     feature = keras.distillation.FeatureDistillation(
         loss="mse", teacher_layer_name=LAYER, student_layer_name=LAYER
     )
-    # Of one width: the loss of Keras has no connector.
-    alike = zoo.nin()
+    # Teacher and student have one width here: the loss of Keras has no connector.
+    wide_student = zoo.nin()
     seconds = take_turns(
         {
             "student alone": fit(student(), plain),
@@ -87,7 +87,7 @@ def main(settings):
             "keras, one feature loss": fit(
                 keras.distillation.Distiller(
                     teacher=keras.models.clone_model(teacher),
-                    student=alike,
+                    student=wide_student,
                     distillation_losses=[feature],
                     distillation_loss_weights=[1.0],
                 ),
@@ -103,13 +103,13 @@ def main(settings):
     for name, times in seconds.items():
         table.add_row(name, f"{1000 * statistics.median(times) / count:.2f}")
     compared = Table("compared", "median of turns", "goal", box=None)
-    for what, times, others, goal in (
+    for ratio_name, case, others, goal in (
         ("cached / student alone", "zoo, cached soft targets", seconds["student alone"], "<= 1.05"),
         ("live / (student + teacher's inference)", "zoo, live teacher", both, "<= 1.05"),
         ("keras / zoo, one feature", "keras, one feature loss", seconds["zoo, one hint"], ">= 1.3"),
     ):
-        ratio = statistics.median(ratios(seconds[times], others))
-        compared.add_row(what, f"{ratio:.2f}", goal)
+        ratio = statistics.median(ratios(seconds[case], others))
+        compared.add_row(ratio_name, f"{ratio:.2f}", goal)
     Console().print(f"NIN for 32x32x3, {settings}")
     Console().print(table)
     Console().print(compared)

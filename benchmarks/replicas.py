@@ -1,11 +1,12 @@
-"""Steps a second on 1, 2 and 4 replicas, and the share of a step that adding up gradients takes.
+"""Measure the steps a second on 1, 2 and 4 replicas, and the share of summing the gradients.
 
-    python benchmarks/replicas.py                     # on a machine without GPUs, parts of its CPU
-    python benchmarks/replicas.py --replicas 1 2 4 8  # of its GPUs, where there are so many
+    python benchmarks/replicas.py                     # without GPUs, it divides the CPU
+    python benchmarks/replicas.py --replicas 1 2 4 8  # on a machine with eight GPUs
 
-NIN-DSN for 32x32x3, float32; the batch is the same for all and is divided. Each number of replicas
-has a process of its own, one after the other. The share is the time of a step that does nothing but
-add up as many numbers as there are weights, over that of a training step.
+The model is NIN-DSN for 32x32x3, in float32. All runs have the same batch, which the replicas
+divide. Each number of replicas runs in a process of its own, one after another. The share is the
+time of a step that only sums as many numbers as there are weights, divided by the time of a
+training step.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import time
 
 
 def measure(replicas, batch, steps, width):
-    """{"steps_per_second", "communication_share"}, medians over the steps."""
+    """Return {"steps_per_second", "communication_share"}, from medians over the steps."""
     from zoo.training import distribute
 
     strategy = distribute.make_strategy("mirrored", replicas) if replicas > 1 else None
@@ -40,12 +41,12 @@ def measure(replicas, batch, steps, width):
     step = np.median(clock.times[warm_up:])
     share = 0.0
     if strategy is not None:
-        share = np.median(added_up(strategy, model.trainable_variables, steps)) / step
+        share = np.median(time_sums(strategy, model.trainable_variables, steps)) / step
     return {"steps_per_second": 1 / step, "communication_share": share}
 
 
 class Clock:
-    """The seconds of each step."""
+    """Measure the seconds of each step."""
 
     def __init__(self):
         import keras
@@ -62,15 +63,18 @@ class Clock:
         self.times.append(time.perf_counter() - self.began)
 
 
-def added_up(strategy, variables, steps):
-    """The seconds of adding up what is shaped as the variables, of each step but three."""
+def time_sums(strategy, variables, steps):
+    """Return the seconds of each step that sums tensors shaped like the variables.
+
+    Three more steps run first, to warm up.
+    """
     import tensorflow as tf
 
     def replica():
         context = tf.distribute.get_replica_context()
         gradients = [tf.convert_to_tensor(variable) for variable in variables]
         sums = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        return tf.add_n([tf.reduce_sum(each) for each in sums])
+        return tf.add_n([tf.reduce_sum(total) for total in sums])
 
     @tf.function(autograph=False)
     def step():

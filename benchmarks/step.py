@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 
 import zoo
-import zoo.layers
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,9 @@ class Settings:
 
 def variants(width):
     """{name: model}; NIN for CIFAR-10 in all of them."""
-    fused = zoo.layers.BatchNormalization
     models = {"nin, fused normalization": zoo.nin(width=width)}
-    zoo.layers.BatchNormalization = keras.layers.BatchNormalization
-    models["nin, stock normalization"] = zoo.nin(width=width)
-    zoo.layers.BatchNormalization = fused
+    stock = keras.layers.BatchNormalization(momentum=0.9)
+    models["nin, stock normalization"] = zoo.nin(width=width, normalization=stock)
     models["nin without normalization"] = zoo.nin(width=width, variant="cifar10", final_relu=False)
     models["nin_dsn, pooled companions"] = zoo.nin_dsn(width=width)
     models["nin_dsn, dense companions"] = zoo.nin_dsn(width=width, companion_form="dense")

@@ -1,8 +1,8 @@
-"""The peak memory of a training on a folder of 200,000 images: on disk, and in memory.
+"""Measure the peak memory of a training on a folder of 200,000 images, on disk and in memory.
 
 `python benchmarks/streaming.py [--images 200000]` makes a folder of small JPEG files, trains
-`nin_dsn` a few steps in a process each, asks the kernel for the most memory that each had, and
-removes the folder. A training on 2,000 images is what the program itself takes.
+`nin_dsn` for a few steps in one process for each case, and removes the folder. The kernel tells the
+peak memory of each process. A training on 2,000 images shows the memory of the program itself.
 """
 
 import dataclasses
@@ -55,9 +55,9 @@ def main(settings):
 
 
 def make(folder, images, size):
-    """folder/train with so many images of ten classes, folder/test with a thousand."""
+    """Write `images` images of ten classes to folder/train, and a thousand to folder/test."""
     rng = np.random.default_rng(0)
-    # Noise that is smooth, as photographs are; files differ by a number in one corner.
+    # Smooth noise compresses like a photograph. A number in one corner makes each file different.
     base = Image.fromarray(rng.integers(0, 256, (4, 4, 3), "uint8")).resize((size, size))
     pixels = np.array(base)
     for split, count in (("train", images), ("test", 1000)):
@@ -72,7 +72,7 @@ def make(folder, images, size):
 
 
 def train(folder, which, stream, steps, name):
-    """(peak resident bytes, seconds) of `zoo train` in a process of its own."""
+    """Run `zoo train` in a process of its own; return (peak resident bytes, seconds)."""
     command = [sys.executable, "-m", "zoo", "train", "nin_dsn", "--data", str(folder / which)]
     command += ["--stream", stream, "--epochs", "1", "--steps-per-epoch", str(steps)]
     command += ["--width", "0.1", "--precision", "float32", "--runs", str(folder / "runs")]

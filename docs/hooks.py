@@ -1,5 +1,6 @@
 """Hooks of MkDocs: tutorials become executed notebooks, and linked source files become pages."""
 
+import concurrent.futures
 import logging
 import os
 import posixpath
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 LOG = logging.getLogger("mkdocs.hooks")  # a warning here fails a strict build
 LINK = re.compile(r"(?<!!)\[([^]]*)\]\(((?:\.\./)+[^)#\s]*)(#[^)]*)?\)")
 FETCHED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=\"https?://[^>]*")
-ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+REMARKS = re.compile(r"^INFO:tensorflow:.*\n", re.MULTILINE)
 
 notebooks = {}
 executes = True
@@ -32,17 +33,15 @@ def on_startup(command, dirty):
 
 def on_files(files, config):
     """Add a notebook of each tutorial, and a page of each source file that a page links to."""
-    sources = set()
-    for file in list(files.documentation_pages()):
-        text = file.content_string
-        sources |= {path for *_, path in _links_out(text, file) if _is_shown(path)}
-        if file.src_uri.startswith("tutorials/"):
+    pages = list(files.documentation_pages())
+    tutorials = [file for file in pages if file.src_uri.startswith("tutorials/")]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for file, notebook in zip(tutorials, pool.map(_notebook, tutorials), strict=True):
+            notebooks[file.src_uri] = notebook
             name = file.src_uri.removesuffix(".md") + ".ipynb"
-            notebooks[file.src_uri] = _notebook(text, name)
-            files.append(
-                File.generated(config, name, content=nbformat.writes(notebooks[file.src_uri]))
-            )
-    for path in sorted(sources):
+            files.append(File.generated(config, name, content=nbformat.writes(notebook)))
+    links = (path for file in pages for *_, path in _links_out(file.content_string, file))
+    for path in sorted(filter(_is_shown, set(links))):
         code = (ROOT / path).read_text(encoding="utf-8")
         page = f"---\nsearch:\n  exclude: true\n---\n# {path}\n\n``````python\n{code}``````\n"
         files.append(File.generated(config, f"source/{path}.md", content=page))
@@ -86,9 +85,9 @@ def _is_shown(path):
     return path.endswith(".py") and (ROOT / path).is_file()
 
 
-def _notebook(text, name):
+def _notebook(file):
     """The notebook of a page, executed in a folder of its own."""
-    notebook = jupytext.reads(text, "md")
+    notebook = jupytext.reads(file.content_string, "md")
     notebook.metadata["kernelspec"] = {
         "name": "python3",
         "display_name": "Python 3",
@@ -96,19 +95,41 @@ def _notebook(text, name):
     }
     if not executes:
         return notebook
-    LOG.info("Executing %s", name)
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "1", "COLUMNS": "88"}
-    commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    LOG.info("Executing %s", file.src_uri)
     with tempfile.TemporaryDirectory() as folder:
-        client = NotebookClient(
-            notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}
-        )
-        client.execute(env={**os.environ, **quiet, "PATH": commands}, stderr=subprocess.DEVNULL)
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # times, which no two builds share
-        if cell.cell_type == "code":  # TensorFlow's remarks on the machine
-            cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
+        client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": folder}})
+        client.execute(env={**os.environ, **_environment()}, stderr=subprocess.DEVNULL)
+        for cell in notebook.cells:
+            cell.metadata.pop("execution", None)  # times, which no two builds share
+            if cell.cell_type == "code":
+                cell.outputs = _cleaned(cell.outputs, folder)
     return notebook
+
+
+def _environment():
+    commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {
+        "PATH": commands,  # where `zoo` is
+        "TTY_COMPATIBLE": "0",  # a notebook's kernel asks commands for colours and progress bars
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_ENABLE_ONEDNN_OPTS": "1",
+    }
+
+
+def _cleaned(outputs, folder):
+    """One text where a cell printed several, without TensorFlow's remarks and the folder's name."""
+    kept = []
+    for output in outputs:
+        if output.output_type != "stream":
+            kept.append(output)
+        elif output.name == "stdout" and kept and kept[-1].output_type == "stream":
+            kept[-1].text += output.text
+        elif output.name == "stdout":
+            kept.append(output)
+    for output in kept:
+        if output.output_type == "stream":
+            output.text = REMARKS.sub("", output.text).replace(f"{folder}/", "")
+    return kept
 
 
 def _with_outputs(notebook, source):
@@ -133,5 +154,5 @@ def _shown(output):
         png = data["image/png"].strip()
         source = f"data:image/png;base64,{png}"
         return f'<img class="output" alt="What the code above draws" src="{source}">'
-    text = ANSI.sub("", output.get("text", data.get("text/plain", ""))).strip("\n")
+    text = output.get("text", data.get("text/plain", "")).strip("\n")
     return f"``````{{ .text .output }}\n{text}\n``````" if text.strip() else None

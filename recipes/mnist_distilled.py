@@ -45,7 +45,7 @@ class Recipe(zoo.recipe.Recipe):
     def check(self):
         super().check()
         held_out = not self.patience or self.validation
-        self._require("patience", held_out, "for runs with --validation: the test set is no judge")
+        self.require("patience", held_out, "for runs with --validation: the test set is no judge")
 
     def datasets(self):
         training, judging = super().datasets()

@@ -10,13 +10,11 @@ from zoo.recipe import Recipe
     ("flags", "expected"),
     [("avx2 fma", "float32"), ("avx512_bf16", "mixed_bfloat16"), ("amx_bf16", "mixed_bfloat16")],
 )
-def test_bfloat16_is_for_processors_that_have_it(flags, expected, tmp_path, monkeypatch):
+def test_bfloat16_is_for_processors_that_have_it(flags, expected, tmp_path):
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu {flags} sse\n")
-    found = provenance._bfloat16_instructions
-    monkeypatch.setattr(provenance, "_bfloat16_instructions", lambda: found(tmp_path / "cpuinfo"))
-    assert provenance.dtype_policy("auto") == expected
-    assert provenance.dtype_policy("mixed_float16") == "mixed_float16"
-    assert not found(tmp_path / "no such file")
+    assert provenance.dtype_policy("auto", tmp_path / "cpuinfo") == expected
+    assert provenance.dtype_policy("mixed_float16", tmp_path / "cpuinfo") == "mixed_float16"
+    assert provenance.dtype_policy("auto", tmp_path / "no such file") == "float32"
 
 
 @pytest.mark.parametrize(
@@ -35,8 +33,8 @@ def test_a_processor_is_named_with_what_its_speed_depends_on(flags, expected, tm
     [("/venv/bin/zoo", "zoo"), ("/site/zoo/__main__.py", "python -m zoo")],
 )
 def test_the_command_is_one_that_can_be_typed(program, expected):
-    command = provenance._command([program, "train", "my recipe.py", "--seed", "1"])
-    assert command == f"{expected} train 'my recipe.py' --seed 1"
+    typed = provenance.command([program, "train", "my recipe.py", "--seed", "1"])
+    assert typed == f"{expected} train 'my recipe.py' --seed 1"
 
 
 def test_the_commit_is_that_of_the_zoo_and_not_of_a_repository_around_it(tmp_path, monkeypatch):

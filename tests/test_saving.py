@@ -1,4 +1,4 @@
-"""Models and runs made by an older zoo, or with layers of one's own, come back by one door."""
+"""Load models and runs that an older zoo made, or whose recipe registers its own layers."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_what_ships_and_what_is_supervised_are_found_in_whatever_wraps_them():
     assert saving.shipped(plain) is plain
     assert saving.supervised(plain) is None
 
-    class Foreign(keras.Model):  # attributes of these names mean nothing
+    class Foreign(keras.Model):  # its attributes only have the same names
         def __init__(self):
             super().__init__()
             self.student = self.trunk = plain
@@ -97,7 +97,7 @@ def test_a_run_begun_before_the_folders_resumes_with_its_teacher(tmp_path, monke
 
 @pytest.fixture
 def own_run(tmp_path, monkeypatch):
-    """A run of a recipe file that registers a layer, which this process then forgets."""
+    """Train a recipe file that registers a layer, and forget that layer."""
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "mine.py"
@@ -120,7 +120,7 @@ def commands(run, *more):
 
 
 def call(arguments):
-    """The exit code of a command."""
+    """Run a command; return its exit code."""
     forget()
     try:
         main([str(argument) for argument in arguments])
@@ -137,7 +137,7 @@ def test_every_command_reads_a_run_of_a_recipe_of_ones_own(own_run, capsys):
 
 
 def test_a_recipe_file_runs_only_if_the_user_named_it(own_run, capsys):
-    """A run folder may come from anywhere, and must not name the program that we then run."""
+    """A run folder may come from anywhere, so the program that it names must not run."""
     trap = own_run.folder.parents[2] / "cache" / "recipes"
     shutil.rmtree(trap)  # as on a machine that never trained with this file
     for arguments in commands(own_run):

@@ -1,4 +1,4 @@
-"""What a run needs to be understood later: what was run, with which precision, and on what."""
+"""The code, packages, precision and hardware of a run, for its record."""
 
 import contextlib
 import importlib.metadata
@@ -8,20 +8,29 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 
 import zoo
 
+CPUINFO = Path("/proc/cpuinfo")
 
-def versions(recipe, deterministic, strategy):
-    """What was run, and on what; `strategy` is what `zoo.distribute.described` says of it."""
+
+def versions(recipe: Any, deterministic: bool, strategy: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the contents of versions.json.
+
+    Arguments:
+        recipe: a `zoo.recipe.Recipe`, for its precision and seed.
+        deterministic: whether TensorFlow's operations repeat their bits.
+        strategy: the strategy's description by `zoo.distribute.described`.
+    """
     packages = ["keras", "numpy", "scikit-learn"]
     packages += {"tensorflow": ["tensorflow", "tensorflow-datasets"]}.get(
         keras.backend.backend(), [keras.backend.backend()]
     )
     here = Path(__file__).parent
-    # Installed, it may lie in a folder of another repository, whose commit says nothing of it.
+    # An installed zoo may lie in the folder of another repository, whose commit is not ours.
     commit = _git(here, "ls-files", "--error-unmatch", __file__) and _git(here, "rev-parse", "HEAD")
     return {
         "python": platform.python_version(),
@@ -31,7 +40,7 @@ def versions(recipe, deterministic, strategy):
         "precision": dtype_policy(recipe.precision),
         "commit": commit,
         "dirty": bool(commit and _git(here, "status", "--porcelain")),
-        "command": _command(sys.argv),
+        "command": command(sys.argv),
         "seed": recipe.seed,
         "deterministic": deterministic,
         "hardware": {
@@ -45,10 +54,11 @@ def versions(recipe, deterministic, strategy):
     }
 
 
-def _command(argv):
+def command(argv: list[str]) -> str:
+    """Return the command line of this process, as a person would type it."""
     program = Path(argv[0]).name
-    program = ["python", "-m", "zoo"] if program == "__main__.py" else [program]
-    return shlex.join([*program, *argv[1:]])
+    start = ["python", "-m", "zoo"] if program == "__main__.py" else [program]
+    return shlex.join([*start, *argv[1:]])
 
 
 def _version(package):
@@ -63,17 +73,26 @@ def _gpus():
         import tensorflow as tf
 
         return [device.name for device in tf.config.list_physical_devices("GPU")]
-    return [each for each in keras.distribution.list_devices() if not each.startswith("cpu")]
+    devices = keras.distribution.list_devices()
+    return [device for device in devices if not device.startswith("cpu")]
 
 
-def dtype_policy(precision):
-    """Of a recipe's precision, Keras' name; "auto" goes by what multiplies."""
+def dtype_policy(precision: str, cpuinfo: Path | str = CPUINFO) -> str:
+    """Return the Keras dtype policy for a recipe's precision.
+
+    "auto" becomes "mixed_bfloat16" if there is a GPU, or the processor multiplies in bfloat16;
+    otherwise "float32".
+
+    Arguments:
+        precision: the recipe's precision.
+        cpuinfo: the file in which Linux describes the processor.
+    """
     if precision != "auto":
         return precision
-    return "mixed_bfloat16" if _gpus() or _bfloat16_instructions() else "float32"
+    return "mixed_bfloat16" if _gpus() or _bfloat16_instructions(cpuinfo) else "float32"
 
 
-def _bfloat16_instructions(cpuinfo="/proc/cpuinfo"):
+def _bfloat16_instructions(cpuinfo):
     return sorted({"avx512_bf16", "amx_bf16"} & set(_read(cpuinfo).split()))
 
 
@@ -97,8 +116,12 @@ def _git(folder, *arguments):
     return answer.stdout.strip()
 
 
-def processor(cpuinfo="/proc/cpuinfo"):
-    """The processor's name, and its instructions that multiply in bfloat16: they set the speed."""
+def processor(cpuinfo: Path | str = CPUINFO) -> str:
+    """Return the processor's name and its bfloat16 instructions, which decide the speed.
+
+    Arguments:
+        cpuinfo: the file in which Linux describes the processor.
+    """
     lines = _read(cpuinfo).splitlines()
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     name = next(names, platform.processor() or platform.machine())

@@ -1,4 +1,4 @@
-"""A recipe: the decisions of one training, as a record, and the few methods that carry them out."""
+"""A recipe: the settings of one training, and the files that recipes are read from."""
 
 import ast
 import contextlib
@@ -8,105 +8,126 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from zoo import files
 from zoo.errors import ZooError
 from zoo.text import did_you_mean, flag
 
+if TYPE_CHECKING:
+    import keras
+
+    from zoo.data import Augmentation, ImageData
+
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 
 
 class RecipeError(ZooError, ValueError):
-    """A recipe that cannot be found, read, or carried out with the values given."""
+    """A recipe cannot be found, read, or carried out with the given values."""
 
     exit_code = 2
 
 
 class Plan(NamedTuple):
-    """What is trained, and with what: made once for a training."""
+    """The model, optimizer, loss and callbacks of one training."""
 
     model: Any
     """A built Keras model, raw pixels -> logits."""
     optimizer: Any
     """A `keras.optimizers.Optimizer`."""
     loss: Any
-    """Of logits and whole-number labels; what `compile` takes."""
+    """A loss of whole-number labels and logits, as `compile` takes it."""
     callbacks: list
-    """Keras callbacks. Their counters are saved with the training state; weights are not."""
+    """Keras callbacks. Their counters are saved with the training state; their weights are not."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Fields are what a person would vary: command-line flags, tuner ranges, lines in recipe.json.
+    """The settings of a training: each field is a command-line flag and a line in recipe.json.
 
-    A recipe file defines a subclass named `Recipe`, overrides defaults, adds fields, and overrides
-    the methods below where it decides otherwise. Line 1 of the file states the measured result.
+    A recipe file defines a subclass named `Recipe`. It changes defaults, adds fields, and overrides
+    the methods below for the decisions that differ. Line 1 of the file states the measured result.
     """
 
     data: str = "digits"
-    """A TFDS name, "digits", a folder of class folders, or an .npz file."""
+    """Training data: a TFDS name, "digits", a folder of class folders, or an .npz file."""
     image_size: tuple[int, int] | None = None
-    """Height and width to resize a folder's images to; needed where they differ."""
+    """Height and width to resize a folder's images to. Required if their sizes differ."""
     stream: bool | None = None
-    """Keep a folder's or data set's images on disk and not in memory; None: from 2 GiB on."""
+    """Read the images of a folder or data set from disk instead of memory. None: from 2 GiB on."""
     skip_corrupt: float = 0.0
-    """The share of a folder's files that may be no images: they are left out, and named."""
+    """Largest share of a folder's files that may be unreadable. They are left out and listed."""
     epochs: int = 30
+    """Number of epochs. The model is evaluated after each."""
     steps_per_epoch: int = 0
-    """Steps between two evaluations; 0 for one pass over the training images."""
+    """Steps between two evaluations. 0: one pass over the training images."""
     batch_size: int = 128
+    """Number of images in a batch."""
     micro_batches: int = 1
-    """Parts of a batch that follow one another before the one update: for less memory."""
+    """Divide each batch into this many parts, run one after another before one update. Saves
+    memory."""
     learning_rate: float = 0.1
-    """The highest of the schedule."""
+    """Peak learning rate of the schedule."""
     weight_decay: float = 5e-4
-    """Of the kernels, a step and unit of learning rate."""
+    """Weight decay of the kernels, per step and unit of learning rate."""
     precision: Precision = "auto"
-    """Of the arithmetic; the weights are float32. auto: mixed_bfloat16 on GPUs, which have had
-    bfloat16 since Ampere, and on CPUs that have it; else float32."""
+    """Precision of the arithmetic; the weights are float32. auto: mixed_bfloat16 on GPUs, which
+    have bfloat16 since Ampere, and on CPUs with bfloat16 instructions; otherwise float32."""
     seed: int = 0
-    """Of the initial weights, the order, the augmentation and the dropout."""
+    """Seed of the initial weights, the order of the images, the augmentation and the dropout."""
     validation: float = 0.0
-    """The share of the training images to hold out and be judged on; at 0 the test set judges."""
+    """Share of the training images to hold out and evaluate on. 0: evaluate on the test set."""
 
-    def check(self):
-        """Refuse values no training could use; raises RecipeError."""
+    def check(self) -> None:
+        """Refuse values that no training can use.
+
+        Raises:
+            RecipeError: if a field is out of range; names its flag.
+        """
         for field in ("epochs", "batch_size", "micro_batches", "learning_rate"):
-            self._require(field, getattr(self, field) > 0, "a positive number")
-        self._require("steps_per_epoch", self.steps_per_epoch >= 0, "0 or more")
-        self._require("weight_decay", self.weight_decay >= 0, "0 or more")
-        self._require("skip_corrupt", 0 <= self.skip_corrupt < 1, "a share in 0 <= share < 1")
-        self._require("validation", 0 <= self.validation < 1, "a share in 0 <= share < 1")
-        self._require("seed", 0 <= self.seed < 2**31, "a whole number from 0 to 2^31 - 1")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            self._require(
-                field.name, not isinstance(value, float) or math.isfinite(value), "a finite number"
-            )
+            self.require(field, getattr(self, field) > 0, "a positive number")
+        self.require("steps_per_epoch", self.steps_per_epoch >= 0, "0 or more")
+        self.require("weight_decay", self.weight_decay >= 0, "0 or more")
+        self.require("skip_corrupt", 0 <= self.skip_corrupt < 1, "a share in 0 <= share < 1")
+        self.require("validation", 0 <= self.validation < 1, "a share in 0 <= share < 1")
+        self.require("seed", 0 <= self.seed < 2**31, "a whole number from 0 to 2^31 - 1")
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            finite = not isinstance(value, float) or math.isfinite(value)
+            self.require(setting.name, finite, "a finite number")
 
-    def _require(self, field, holds, expected):
+    def require(self, field: str, holds: Any, expected: str) -> None:
+        """Refuse a field's value unless `holds` is true.
+
+        Arguments:
+            field: the field's name.
+            holds: whether the value can be used.
+            expected: a description of the values that can be used, for the message.
+
+        Raises:
+            RecipeError: if `holds` is false.
+        """
         if not holds:
             raise RecipeError(f"{flag(field)} is {expected}; received {getattr(self, field)}.")
 
-    def datasets(self):
-        """(training images, images to be judged on), both `zoo.data.ImageData`."""
+    def datasets(self) -> "tuple[ImageData, ImageData]":
+        """Return the training images and the images to evaluate on."""
         from zoo.data import load
 
-        how = {key: getattr(self, key) for key in ("image_size", "stream", "skip_corrupt")}
-        training = load(self.data, "train", **how)
+        options = {key: getattr(self, key) for key in ("image_size", "stream", "skip_corrupt")}
+        training = load(self.data, "train", **options)
         if self.validation:
             return training.holdout(self.validation)
-        return training, load(self.data, "test", **how)
+        return training, load(self.data, "test", **options)
 
-    def augmentation(self):
-        """The random changes of the training images, a `zoo.data.Augmentation`; none here."""
+    def augmentation(self) -> "Augmentation":
+        """Return the random changes of the training images; by default there are none."""
         from zoo.data import Augmentation
 
         return Augmentation()
 
-    def training_batches(self, data, start_step):
-        """The endless stream to train on, from a step on: (batch of images, their labels)."""
+    def training_batches(self, data: "ImageData", start_step: int) -> Any:
+        """Return an endless stream of (images, labels), which begins at step `start_step`."""
         return data.training_batches(
             self.batch_size,
             seed=self.seed,
@@ -114,57 +135,67 @@ class Recipe:
             augmentation=self.augmentation(),
         )
 
-    def plan(self, data, steps):
-        """The `Plan` of a training on this `ImageData` of so many steps.
+    def plan(self, data: "ImageData", steps: int) -> Plan:
+        """Return the `Plan` of a training of `steps` steps on `data`.
 
-        It calls the four methods below. Override it where one decision makes several of them, as
-        a preset does, and override the methods otherwise.
+        By default it calls the four methods below. Override those, or override this method if one
+        decision makes several parts, as a preset does.
         """
         return Plan(
             self.model(data, steps), self.optimizer(steps), self.loss(), list(self.callbacks())
         )
 
-    def model(self, data, steps):
-        """A built Keras model, raw pixels -> logits, for this `ImageData` and so many steps."""
+    def model(self, data: "ImageData", steps: int) -> "keras.Model":
+        """Return a built Keras model, raw pixels -> logits, for `data` and `steps` steps."""
         raise RecipeError(f"{type(self).__module__} has no method `model`: what does it train?")
 
-    def optimizer(self, steps):
-        """SGD with Nesterov momentum, 5 % of the steps of warm-up and a cosine to zero."""
+    def optimizer(self, steps: int) -> "keras.optimizers.Optimizer":
+        """Return SGD with Nesterov momentum, 5 % of the steps of warm-up and a cosine to zero."""
         from zoo.optimizers import warm_cosine_sgd
 
         return warm_cosine_sgd(steps, self.learning_rate, self.weight_decay)
 
-    def loss(self):
-        """Of logits and whole-number labels."""
+    def loss(self) -> Any:
+        """Return a loss of whole-number labels and logits; by default softmax cross-entropy."""
         import keras
 
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
-    def callbacks(self):
-        """Keras callbacks. Their counters are saved with the training state; weights are not."""
+    def callbacks(self) -> "list[keras.callbacks.Callback]":
+        """Return Keras callbacks; by default there are none.
+
+        Their counters are saved with the training state; their weights are not.
+        """
         return []
 
-    def search(self, hp):
-        """This recipe with other values in some fields, for `zoo tune` to try; here in none.
+    def search(self, hp: Any) -> "Recipe":
+        """Return this recipe with other values in some fields, for `zoo tune` to try.
 
-        `hp` is a `keras_tuner.HyperParameters`, and the names to draw are those of the fields:
+        By default nothing is searched. Draw values under the names of the fields:
         `return dataclasses.replace(self, dropout=hp.Float("dropout", 0, 0.5))`.
+
+        Arguments:
+            hp: a `keras_tuner.HyperParameters`.
         """
         return self
 
 
 def names() -> dict[str, Path]:
-    """{name: file} of all recipes, nearest folder first."""
-    found: dict[str, Path] = {}
+    """Return {name: file} of all recipes. The nearest folder comes first and wins a shared name."""
+    known: dict[str, Path] = {}
     for folder in files.folders("recipes"):
         for file in sorted(folder.glob("*.py")):
             if not file.name.startswith("_"):
-                found.setdefault(file.stem, file)
-    return found
+                known.setdefault(file.stem, file)
+    return known
 
 
 def find(name_or_file: Path | str) -> Path:
-    """The file of a recipe given by name or by path; raises RecipeError with the nearest name."""
+    """Return the file of a recipe that is given by name or by path.
+
+    Raises:
+        RecipeError: if there is no such recipe; suggests the nearest name.
+    """
     path = Path(name_or_file)
     if path.suffix == ".py":
         if not path.is_file():
@@ -178,17 +209,23 @@ def find(name_or_file: Path | str) -> Path:
 
 
 def title(file: Path | str) -> str:
-    """Line 1 of a recipe file, without running it."""
+    """Return line 1 of a recipe file. The file does not run."""
     docstring = ast.get_docstring(ast.parse(Path(file).read_text(encoding="utf-8")))
     return (docstring or "no first line").splitlines()[0]
 
 
 def load(file: Path | str) -> type[Recipe]:
-    """The `Recipe` class that a file defines. Runs the file: it is a program, like any other."""
+    """Run a recipe file and return its `Recipe` class. The file is a program, like any other.
+
+    Raises:
+        RecipeError: if the file fails, or defines no recipe.
+    """
     name = f"recipes.{Path(file).stem}"
     spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise RecipeError(f"{file} is no Python file; a recipe is a file that ends in .py.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where tyro looks for the comments on the fields
+    sys.modules[name] = module  # tyro reads the fields' help from there
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -203,34 +240,36 @@ def load(file: Path | str) -> type[Recipe]:
 
 
 def fields_from_json(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a recipe, as JSON has them, as the recipe takes them."""
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+    """Return a recipe's fields as its constructor takes them: the lists of JSON become tuples."""
+    return {
+        key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+    }
 
 
-def recorded(record: dict[str, Any], sha256: str | None, own_file: Path | None = None) -> Path:
-    """The recipe file of a run, if it may run.
+def file_of_run(record: dict[str, Any], sha256: str | None, own_file: Path | None = None) -> Path:
+    """Return the recipe file of a run, if this process may run it.
 
-    A run folder may come from anywhere, so what it names is not run for that. A recipe that is
-    found by its name is the zoo's or lies in your folder recipes/. A file of your own runs if you
-    have trained with that very file on this machine, or give it as `own_file`; and only if it is
-    the file that the run was trained with.
+    A run folder may come from anywhere, so a file does not run only because a run names it. A
+    recipe that is found by its name may run: it is part of the zoo, or lies in your folder
+    recipes/. A file of your own may run if you have trained with that very file on this machine, or
+    if you give it as `own_file`. Either way it must be the file that the run was trained with.
 
     Arguments:
-        record: what recipe.json says of the recipe: its name and its file.
-        sha256: of the file, as versions.json has it.
+        record: the contents of the run's recipe.json, with the recipe's name and file.
+        sha256: the file's SHA-256 in versions.json; None if there is none.
         own_file: the file that you want to run.
 
     Raises:
-        RecipeError: if it may not run, is not there, or has changed; says what to do.
+        RecipeError: if the file may not run, does not exist or has changed; says what to do.
     """
-    named, known = record["recipe"], names()
+    name, known = record["recipe"], names()
     file = Path(own_file or record.get("file", ""))
-    by_name = known.get(named)
+    by_name = known.get(name)
     if not own_file and by_name and (not file.is_file() or file.samefile(by_name)):
         return by_name
     if not file.is_file():
         raise RecipeError(
-            f"The run's recipe {named!r} is not there: {file}. Give its file: --recipe FILE."
+            f"The run's recipe {name!r} is not there: {file}. Give its file: --recipe FILE."
         )
     current = files.sha256(file)
     if sha256 is not None and current != sha256:
@@ -238,7 +277,7 @@ def recorded(record: dict[str, Any], sha256: str | None, own_file: Path | None =
             f"{file} is not the recipe that the run was trained with: it has changed since. Give "
             "the file of that time: --recipe FILE."
         )
-    if not own_file and not _approved(current).exists():
+    if not own_file and not _mark_of_approval(current).exists():
         raise RecipeError(
             f"The run was trained with a recipe file that was never used on this machine: {file}. "
             f"It is a program; read it, and run it if you trust it: --recipe {file}"
@@ -247,12 +286,12 @@ def recorded(record: dict[str, Any], sha256: str | None, own_file: Path | None =
 
 
 def approve(file: Path | str) -> None:
-    """Remember that the user trains with this very file; see `recorded`."""
-    mark = _approved(files.sha256(file))
-    with contextlib.suppress(OSError):  # a home that cannot be written: then --recipe is needed
+    """Remember that the user trains with this very file, so that `file_of_run` returns it."""
+    mark = _mark_of_approval(files.sha256(file))
+    with contextlib.suppress(OSError):  # without a writable home, the user needs --recipe
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
 
 
-def _approved(sha256: str) -> Path:
+def _mark_of_approval(sha256: str) -> Path:
     return files.cache() / "recipes" / sha256

@@ -1,4 +1,4 @@
-"""A run folder: what it holds, what it is called, and who may write in it.
+"""A run folder: its files, its name, and the lock on it.
 
 runs/<recipe>/<name>/{recipe.json, versions.json, results.json, metrics.csv, checkpoints/,
 model.keras, with_companions.keras, skipped.txt, examples/, figures/, report.html, tensorboard/}
@@ -23,7 +23,7 @@ from zoo.text import flag
 
 
 class Run:
-    """One training's folder: the only reader and writer of the names in it."""
+    """The folder of one training. Only this class knows the names of the files in it."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
@@ -39,7 +39,11 @@ class Run:
 
     @classmethod
     def finished_at(cls, folder: Path | str) -> "Run":
-        """The run in a folder; raises UsageError if there is none, or it is not finished."""
+        """Return the finished run in a folder.
+
+        Raises:
+            UsageError: if the folder has no run, or the run is not finished.
+        """
         run = cls(folder)
         if not run.is_finished:
             missing = run._json("results")
@@ -48,7 +52,7 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the training came to its end: results.json is written last."""
+        """Whether the training reached its end: results.json is written last."""
         return self._json("results").is_file()
 
     @property
@@ -58,7 +62,7 @@ class Run:
 
     @property
     def most_complete_file(self) -> Path:
-        """The file of the model with all that was trained: with companions where there are any."""
+        """The file of the model with its companions; without companions, the file that ships."""
         supervised = self.with_companions_file
         return supervised if supervised.is_file() else self.model_file
 
@@ -69,12 +73,12 @@ class Run:
 
     @functools.cached_property
     def versions(self) -> dict[str, Any]:
-        """versions.json: what was run, and on what."""
+        """versions.json: the code, packages and hardware of the run."""
         return self._read("versions")
 
     @functools.cached_property
     def results(self) -> dict[str, Any]:
-        """results.json: what was measured after the last epoch."""
+        """results.json: the measurements after the last epoch."""
         return self._read("results")
 
     @property
@@ -89,7 +93,7 @@ class Run:
 
     @functools.cached_property
     def history(self) -> dict[str, Any]:
-        """{column of metrics.csv: (epochs,) float64, NaN where a cell is empty}."""
+        """metrics.csv as {column: (epochs,) float64}; an empty cell is NaN."""
         import numpy as np
 
         with open(self.metrics_file, newline="", encoding="utf-8") as lines:
@@ -102,23 +106,27 @@ class Run:
 
     @property
     def versions_before(self) -> dict[str, Any] | None:
-        """versions.json of the sitting before, if there was one."""
+        """versions.json as the last start of this run wrote it; None before the first."""
         return self._read("versions") if self._json("versions").exists() else None
 
     def recipe_class(self, own_file: Path | None = None) -> type[Recipe]:
-        """The recipe that the run was trained with.
+        """Run the recipe file of this run and return its class.
 
-        `own_file` is what `zoo.recipe.recorded` takes, and errors are that function's.
+        Arguments:
+            own_file: the recipe file, if it is one of your own; see `zoo.recipe.file_of_run`.
+
+        Raises:
+            RecipeError: if the file may not run, does not exist or has changed.
         """
-        trained = self.versions_before or {}
-        return recipes.load(recipes.recorded(self.record, trained.get("recipe"), own_file))
+        versions = self.versions_before or {}
+        return recipes.load(recipes.file_of_run(self.record, versions.get("recipe"), own_file))
 
     def recipe(self, own_file: Path | None = None) -> Recipe:
-        """The recipe with the values of the run; see `recipe_class`."""
+        """Return the recipe with the values of this run; see `recipe_class`."""
         return self.recipe_class(own_file)(**self.fields)
 
     def write_recipe(self, record: dict[str, Any]) -> None:
-        """Write recipe.json, as `record_of` has it."""
+        """Write recipe.json; `record_of` makes the record."""
         self._write("recipe", record)
 
     def write_versions(self, versions: dict[str, Any]) -> None:
@@ -126,11 +134,11 @@ class Run:
         self._write("versions", versions)
 
     def write_results(self, results: dict[str, Any]) -> None:
-        """Write results.json; its presence says that the run is complete."""
+        """Write results.json, which marks the run as finished."""
         self._write("results", results)
 
     def write_history(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write metrics.csv: a line an epoch; a column that only some rows have stays empty."""
+        """Write metrics.csv, one row an epoch. A cell that a row lacks stays empty."""
         columns = list(dict.fromkeys(key for row in rows for key in row))
         with (
             files.whole(self.metrics_file) as partial,
@@ -140,9 +148,17 @@ class Run:
             writer.writeheader()
             writer.writerows(rows)
 
+    def write_skipped(self, names: Sequence[str]) -> None:
+        """Write skipped.txt, the files of the data that could not be read, one a line."""
+        self.skipped_file.write_text("\n".join(names) + "\n", encoding="utf-8")
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """One process a run folder: two would destroy each other's checkpoints in turn."""
+        """Make the folder and keep other processes out: they would overwrite our checkpoints.
+
+        Raises:
+            RecipeError: if another process trains in the folder.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / ".lock", "w", encoding="utf-8") as file:
             try:
@@ -152,7 +168,16 @@ class Run:
             yield
 
     def refuse_another(self, record: dict[str, Any], defaults: dict[str, Any]) -> None:
-        """Refuse a folder that was begun with other fields; later fields had their defaults."""
+        """Refuse this folder if it was begun with other values.
+
+        Arguments:
+            record: the record of the run that is about to start.
+            defaults: the recipe's fields and their defaults. A field that is newer than the folder
+                had its default then.
+
+        Raises:
+            RecipeError: if a field differs; names both values.
+        """
         if not self._json("recipe").exists():
             return
         begun, now = self._read("recipe")["fields"], record["fields"]
@@ -176,24 +201,41 @@ class Run:
 
 
 def folder_of(recipe: Recipe, file: Path | str, runs: Path | str, name: str | None) -> Path:
-    """Where the run of a recipe goes: runs/<recipe>/<name>."""
+    """Return the folder of a run, runs/<recipe>/<name>.
+
+    Arguments:
+        recipe: the recipe with its values.
+        file: the recipe's file.
+        runs: the folder of all runs.
+        name: the name of the run; None for `name_of(recipe)`.
+    """
     return Path(runs) / Path(file).stem / (name or name_of(recipe))
 
 
 def name_of(recipe: Recipe) -> str:
-    """A run's name: the fields that differ from the recipe's own, such as "epochs=3,seed=1"."""
-    own = type(recipe)()
-    fields = [field.name for field in dataclasses.fields(recipe)]
-    changed = [f"{f}={getattr(recipe, f)}" for f in fields if getattr(recipe, f) != getattr(own, f)]
+    """Return a run's name: the fields that differ from their defaults, as in "epochs=3,seed=1".
+
+    It is "default" without such fields. Characters that do not suit a file name become "_". A long
+    name is cut, and ends with a checksum.
+    """
+    values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
+    defaults = type(recipe)()
+    changed = [f"{key}={value}" for key, value in values.items() if value != getattr(defaults, key)]
     text = ",".join(changed) or "default"
-    name = "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in text)
-    if len(name) <= 200:  # a file system takes 255
+    name = "".join(
+        character if character.isalnum() or character in "=,.-_" else "_" for character in text
+    )
+    if len(name) <= 200:  # file systems allow 255 bytes
         return name
     return f"{name[:190]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def flags_of(name: str) -> str:
-    """The flags that make a run of this name, with a space in front; the reverse of `name_of`."""
+    """Return the flags that make a run of this name, the reverse of `name_of`.
+
+    Each flag has a space in front: "epochs=3,seed=1" -> " --epochs 3 --seed 1". A name that is not
+    made of fields becomes " --name NAME".
+    """
     if name == "default":
         return ""
     pairs = [part.partition("=") for part in name.split(",")]
@@ -203,7 +245,7 @@ def flags_of(name: str) -> str:
 
 
 def record_of(recipe: Recipe, file: Path | str) -> dict[str, Any]:
-    """What recipe.json holds."""
+    """Return the contents of recipe.json: the recipe's name, file, title and fields."""
     return {
         "recipe": Path(file).stem,
         "file": str(Path(file).resolve()),

@@ -1,4 +1,4 @@
-"""The one door for models: into files, out of files, and out of what trained them."""
+"""Load and save models, and take the model that ships out of its trainer."""
 
 import json
 import zipfile
@@ -17,7 +17,7 @@ __all__ = ["ModelError", "load_model", "save", "save_uncompiled", "shipped", "su
 
 
 class ModelError(ZooError, ValueError):
-    """A path at which there is no model that can be loaded."""
+    """There is no model at a path, or it cannot be loaded."""
 
     exit_code = 2
 
@@ -25,66 +25,79 @@ class ModelError(ZooError, ValueError):
 def load_model(
     source: Path | str, *, with_companions: bool = False, own_recipe: Path | None = None
 ) -> keras.Model:
-    """A trained model, not compiled: raw pixels (batch, h, w, c) -> logits.
+    """Load a trained model, raw pixels (batch, h, w, c) -> logits. It is not compiled.
 
     Arguments:
-        source: a `.keras` file, a run folder, or an export or one of its versions, whose files are
-            compared with their checksums first.
-        with_companions: the `DeeplySupervised` that was trained, and not the model that ships.
-        own_recipe: the recipe of the run, where it is a file of your own that was never trained
-            with on this machine; see `zoo.recipe.recorded`.
+        source: a `.keras` file, a run folder, an export or one version of an export. The files of
+            an export are compared with their checksums first.
+        with_companions: load the `DeeplySupervised` that was trained, not the model that ships.
+        own_recipe: the run's recipe file, if it is your own and you never trained with it on this
+            machine; see `zoo.recipe.file_of_run`.
 
     Raises:
-        ModelError: if there is no such model, or if it has layers that nobody registered.
-        zoo.exports.ExportError: for an export whose files were changed.
-        zoo.recipe.RecipeError: for a run whose recipe defines the model's layers and may not run.
+        ModelError: if there is no such model, or nobody registered one of its layers.
+        zoo.exports.ExportError: if a file of an export was changed.
+        zoo.recipe.RecipeError: if the run's recipe defines a layer of the model and may not run.
     """
     source = Path(source)
-    run, file = Run(source), source
-    if source.is_dir() and run.has_model:
-        file = run.with_companions_file if with_companions else run.model_file
-        if not file.is_file():
-            raise ModelError(f"There is no {file}: the run was not deeply supervised, or is older.")
+    run = Run(source)
+    in_a_run = source.is_dir() and run.has_model
+    if in_a_run:
+        file = _file_in_run(run, with_companions)
     elif source.is_dir():
-        version = exports.newest(source)
-        if version is None:
-            raise ModelError(f"{source} is neither a finished run nor an export with its model.")
-        exports.verify_weights(version)
-        file = version / exports.MODEL
-    elif not source.is_file():
+        file = _file_in_export(source)
+    elif source.is_file():
+        file = source
+    else:
         raise ModelError(f"There is no model {str(source)!r}: a .keras file, a run or an export.")
-    if unknown := _unregistered(file):
-        if source.is_dir() and run.has_model:
-            run.recipe_class(own_recipe)  # running the recipe's file registers its classes
-            unknown = _unregistered(file)
-        if unknown:
-            raise ModelError(
-                f"{file} has layers that Keras does not know: {', '.join(unknown)}. Import the "
-                "module that registers them first."
-            )
+    unknown = _unregistered(file)
+    if unknown and in_a_run:
+        run.recipe_class(own_recipe)  # running the recipe's file registers its classes
+        unknown = _unregistered(file)
+    if unknown:
+        raise ModelError(
+            f"{file} has layers that Keras does not know: {', '.join(unknown)}. Import the "
+            "module that registers them first."
+        )
     return keras.models.load_model(file, compile=False)
 
 
+def _file_in_run(run: Run, with_companions: bool) -> Path:
+    file = run.with_companions_file if with_companions else run.model_file
+    if not file.is_file():
+        raise ModelError(f"There is no {file}: the run was not deeply supervised, or is older.")
+    return file
+
+
+def _file_in_export(folder: Path) -> Path:
+    """Return the Keras model of an export's newest version, whose checksums are right."""
+    version = exports.newest(folder)
+    if version is None:
+        raise ModelError(f"{folder} is neither a finished run nor an export with its model.")
+    exports.verify_weights(version)
+    return version / exports.MODEL
+
+
 def save(model: keras.Model, path: Path | str) -> None:
-    """Save to a `.keras` file that is there whole or not at all."""
+    """Save a model to a `.keras` file. An interrupted save leaves no partial file."""
     with files.whole(path) as partial:
         model.save(partial)
 
 
 def save_uncompiled(model: keras.Model, path: Path | str) -> None:
-    """Save a copy: without the optimizer, which is as large as the model, and without a loss."""
+    """Save a model without its loss and its optimizer, which is as large as the model."""
     copy = type(model).from_config(model.get_config())
     copy.set_weights(model.get_weights())
     save(copy, path)
 
 
 def _unregistered(file: Path) -> list[str]:
-    """The registered names in a `.keras` file that Keras does not know in this process."""
+    """Return the registered names in a `.keras` file that Keras does not know in this process."""
     try:
         with zipfile.ZipFile(file) as archive:
             config = json.loads(archive.read("config.json"))
     except (zipfile.BadZipFile, KeyError, ValueError):
-        return []  # of another format, or damaged: Keras says so
+        return []  # another format or a damaged file; Keras raises an error that says so
     names = {name for name in _registered_names(config) if ">" in name}
     return sorted(name for name in names if keras.saving.get_registered_object(name) is None)
 
@@ -93,7 +106,7 @@ def _registered_names(config: Any) -> Iterator[str]:
     if isinstance(config, dict):
         if isinstance(name := config.get("registered_name"), str):
             yield name
-        # Of these a model that is not compiled needs none.
+        # A model that is not compiled needs no names of losses and optimizers.
         config = [value for key, value in config.items() if key != "compile_config"]
     if isinstance(config, list):
         for value in config:

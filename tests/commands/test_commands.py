@@ -1,3 +1,5 @@
+"""The `zoo` command: its start, its flags, its errors, and a folder of photographs end to end."""
+
 import os
 import resource
 import shutil
@@ -21,19 +23,19 @@ def zoo_command(*arguments, folder=ROOT):
 
 
 def refused(capsys, *arguments):
-    """The one line of a command that must exit with 2."""
+    """Run a command that must exit with 2, and return its line on standard error."""
     with pytest.raises(SystemExit) as stop:
         zoo.commands.main.main([str(argument) for argument in arguments])
-    said = capsys.readouterr().err
-    assert stop.value.code == 2, said
-    assert said.count("\n") == 1, said
-    return said
+    message = capsys.readouterr().err
+    assert stop.value.code == 2, message
+    assert message.count("\n") == 1, message
+    return message
 
 
 def seconds_of_children():
-    """Of the processor: the clock on the wall also counts what else the machine does."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    """Return the CPU time of the child processes. Wall-clock time also counts other processes."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def test_help_answers_within_half_a_second():
@@ -83,7 +85,7 @@ def test_the_fields_of_a_recipe_are_its_flags():
         (["train", "digits_nin_dsn", "--data", "digitz"], "digits"),
         (["train", "nin_dsn", "--data", "/nowhere"], "/nowhere"),
         (["evaluate", "runs/none"], "not a finished run"),
-        (["export", "runs/none"], "not a finished run"),
+        (["export", "runs/none"], "neither a finished run"),
         (["report", "runs/none"], "not a finished run"),
         (["tune"], "a name from `zoo list`"),
         (["tune", "digits_nin_dsn", "--trials", "2"], "such as --validation 0.1"),
@@ -96,7 +98,7 @@ def test_the_fields_of_a_recipe_are_its_flags():
         (["predict", "runs/none", __file__, "--top", "0"], "--top is"),
         (["predict"], "no image"),
         (["verify", "runs/none"], "neither an export nor a folder"),
-        (["export", __file__], "not a finished run, and no .keras file"),
+        (["export", __file__], "neither a finished run nor a .keras file"),
     ],
     ids=" ".join,
 )
@@ -124,7 +126,7 @@ def test_a_file_that_is_no_recipe_is_refused(text, message, capsys, tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Colour photographs of two kinds, as a user would have them: not all of one size."""
+    """Colour photographs of two kinds, with different sizes, as a user would have them."""
     folder = tmp_path_factory.mktemp("photographs")
     rng = np.random.default_rng(0)
     for label, base in (("grass", (40, 160, 50)), ("sky", (90, 140, 230))):
@@ -136,8 +138,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def said(capsys, *arguments):
-    """The output of a command that must succeed, in this process: TensorFlow takes 4 s to start."""
+def output_of(capsys, *arguments):
+    """Run a command that must succeed, and return its output.
+
+    It runs in this process, because TensorFlow takes 4 s to start.
+    """
     zoo.commands.main.main([str(argument) for argument in arguments])
     return capsys.readouterr().out
 
@@ -150,21 +155,21 @@ def test_a_folder_of_photographs_is_trained_evaluated_exported_and_asked(
     flags += ["--precision", "float32", "--runs", tmp_path / "runs", "--name", "a"]
     flags += ["--no-deterministic"]
     assert "--image-size" in refused(capsys, "train", "nin_dsn", *flags)  # sizes differ
-    trained = said(capsys, "train", "nin_dsn", *flags, "--image-size", 16, 16)
+    trained = output_of(capsys, "train", "nin_dsn", *flags, "--image-size", 16, 16)
     assert "test accuracy 100.00 % (0 errors in 12)" in trained
     run = tmp_path / "runs" / "nin_dsn" / "a"
 
-    evaluated = said(capsys, "evaluate", run)
+    evaluated = output_of(capsys, "evaluate", run)
     assert "accuracy 100.00 %" in evaluated
     assert "grass" in evaluated
     others = shutil.copytree(folder, tmp_path / "others")
-    assert "errors in 12" in said(capsys, "evaluate", run, "--data", others)  # of all sizes
+    assert "errors in 12" in output_of(capsys, "evaluate", run, "--data", others)  # of all sizes
     for file in others.glob("*/*.jpg"):
         Image.open(file).convert("L").save(file)
     assert "(16, 16, 1); the run's are (16, 16, 3)" in refused(
         capsys, "evaluate", run, "--data", others
     )
-    # With an image less the others may be divided otherwise.
+    # With one image less, the folder may be divided in another way.
     (folder / "sky" / "00.jpg").rename(tmp_path / "00.jpg")
     for command in ("evaluate", "report"):
         assert "may be among those trained on" in refused(capsys, command, run)
@@ -172,16 +177,16 @@ def test_a_folder_of_photographs_is_trained_evaluated_exported_and_asked(
     assert "neither a finished run nor an export" in refused(capsys, "export", others)
 
     export = tmp_path / "saved_models" / "photographs"
-    said(capsys, "export", run, "--out", export, "--exits")
-    assert "can serve" in said(capsys, "verify", export, "--model", run)
+    output_of(capsys, "export", run, "--out", export, "--exits")
+    assert "can serve" in output_of(capsys, "verify", export, "--model", run)
     assert "100.00 % accuracy, last epoch: 0 errors in 12" in (export / "README.md").read_text()
 
     images = [folder / "sky" / "03.jpg", folder / "grass" / "04.jpg"]
     for model in (run, export):
-        answers = said(capsys, "predict", model, *images)
+        answers = output_of(capsys, "predict", model, *images)
         lines = [line.split() for line in answers.splitlines() if ".jpg" in line]
         assert [line[1] for line in lines] == ["sky", "grass"]
-    assert said(capsys, "report", run).strip().endswith("report.html")
+    assert output_of(capsys, "report", run).strip().endswith("report.html")
 
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")

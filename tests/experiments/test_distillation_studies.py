@@ -14,7 +14,7 @@ TINY = {"data": "digits", "units": 8, "epochs": 2, "precision": "float32"}
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A teacher and its student, of the digits."""
+    """A teacher and its student, trained on the digits."""
     folder = tmp_path_factory.mktemp("runs")
     finished = {}
     for label, fields in (
@@ -94,7 +94,8 @@ def test_the_bias_by_frequency_needs_no_labels():
 def test_calibration_error_by_hand():
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.35, 0.65]])
     error, bins = smoothing.calibration(probabilities, np.array([0, 1, 1, 1]), bins=10)
-    # Of confidence 0.65 one, right; of 0.8 one, right; of 0.9 two, half of them right.
+    # One answer has confidence 0.65 and is right, one has 0.8 and is right. Two have 0.9; one of
+    # them is right.
     assert error == pytest.approx(100 * (0.35 + 0.2 + 2 * 0.4) / 4)
     np.testing.assert_allclose(bins, [[65, 80, 90], [100, 100, 50]])
 

@@ -1,4 +1,4 @@
-"""An export's training, run again from its card, and whether it is what the card lets expect."""
+"""`zoo reproduce`: it trains an export again from its card, and compares the errors."""
 
 import json
 import statistics
@@ -34,9 +34,9 @@ class Recipe(zoo.recipe.Recipe):
 
 
 def command(*arguments):
-    """Its exit code."""
+    """Run a `zoo` command, and return its exit code."""
     try:
-        zoo.commands.main.main([str(each) for each in arguments])
+        zoo.commands.main.main([str(argument) for argument in arguments])
     except SystemExit as stop:
         return stop.code or 0
     return 0
@@ -66,31 +66,31 @@ def results(place, folder):
     return json.loads((place / "runs" / folder / "results.json").read_text())
 
 
-def told(place):
+def card_of_toy(place):
     return json.loads((place / "saved_models" / "toy" / "card.json").read_text())
 
 
 def test_the_card_has_every_seed_its_mean_and_its_spread(place):
     errors = [results(place, f"toy/{seed}")["errors"] for seed in (0, 1)]
-    seeds, first = told(place)["seeds"], results(place, "toy/0")
+    seeds, first = card_of_toy(place)["seeds"], results(place, "toy/0")
     assert (seeds["seeds"], seeds["errors"]) == ([0, 1], errors)
-    percent = [100 * each / first["examples"] for each in errors]
+    percent = [100 * count / first["examples"] for count in errors]
     assert seeds["mean_error_percent"] == pytest.approx(statistics.fmean(percent))
     assert seeds["deviation_percent"] == pytest.approx(abs(percent[0] - percent[1]) / 2**0.5)
     page = (place / "saved_models" / "toy" / "README.md").read_text()
     spread = f"{seeds['mean_error_percent']:.2f} ± {seeds['deviation_percent']:.2f} %"
     calibration = f"calibration error {100 * first['calibration_error']:.2f} %"
-    three = next(each for each in first["classes"] if each["name"] == "3")
+    three = next(row for row in first["classes"] if row["name"] == "3")
     row = f"| 3 | {100 * three['recall']:.2f} % | {100 * three['precision']:.2f} % |"
-    true, said, count = first["confusions"][0]
-    for text in (spread, calibration, row, f"most often: {true} for {said} ({count})"):
+    true, answer, count = first["confusions"][0]
+    for text in (spread, calibration, row, f"most often: {true} for {answer} ({count})"):
         assert text in page, text
     assert "zoo reproduce ." in page
 
 
 def test_the_list_has_the_exports_of_this_folder(place, capsys):
     assert command("list") == 0
-    seeds = told(place)["seeds"]
+    seeds = card_of_toy(place)["seeds"]
     spread = f"{seeds['mean_error_percent']:.2f} ± {seeds['deviation_percent']:.2f} %"
     row = next(line for line in capsys.readouterr().out.splitlines() if spread in line)
     assert row.split() == ["toy", *spread.split(), "2", "610"]
@@ -98,7 +98,7 @@ def test_the_list_has_the_exports_of_this_folder(place, capsys):
 
 def test_the_same_seed_trains_to_the_same_errors(place, capsys):
     assert command("reproduce", "toy") == 0
-    weights = told(place)["fingerprint"]["checkpoint_hash"][:8]
+    weights = card_of_toy(place)["fingerprint"]["checkpoint_hash"][:8]
     folder = place / "runs" / "reproduced" / "toy" / f"toy,{weights},seed=0"
     again = json.loads((folder / "results.json").read_text())
     assert again["errors"] == results(place, "toy/0")["errors"]
@@ -152,9 +152,9 @@ def test_one_seed_has_the_interval_of_its_images():
 )
 def test_wrong_input_is_one_line(arguments, message, capsys):
     assert command(*arguments) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert len(said.strip().splitlines()) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_no_repeats(place):
@@ -180,7 +180,7 @@ def test_an_export_stands_for_the_run_that_it_was_made_of(place, tmp_path):
     flags = ["--repeats", "saved_models/toy", "--out", tmp_path / "toy"]
     assert command("export", "runs/toy/1", *flags) == 0
     seeds = json.loads((tmp_path / "toy" / "card.json").read_text())["seeds"]
-    both = told(place)["seeds"]
+    both = card_of_toy(place)["seeds"]
     for name in ("seeds", "errors", "seconds"):
         assert seeds[name] == both[name][::-1]
     assert seeds["mean_error_percent"] == pytest.approx(both["mean_error_percent"])
@@ -189,10 +189,10 @@ def test_an_export_stands_for_the_run_that_it_was_made_of(place, tmp_path):
 def test_an_export_is_exported_once_more_with_all_that_its_card_says(place, tmp_path):
     assert command("export", "saved_models/toy", "--out", tmp_path / "toy") == 0
     again = json.loads((tmp_path / "toy" / "card.json").read_text())
-    before = told(place)
+    before = card_of_toy(place)
     for key in ("labels", "training", "results", "seeds", "data", "source", "exits", "weights"):
         assert again[key] == before[key], key
-    hashes = [each["fingerprint"]["checkpoint_hash"] for each in (again, before)]
+    hashes = [card["fingerprint"]["checkpoint_hash"] for card in (again, before)]
     assert hashes[0] == hashes[1]
     pictures = [
         sorted(file.name for file in folder.glob("examples/*.png"))
@@ -222,9 +222,9 @@ def test_what_the_card_does_not_know_is_named(place, monkeypatch):
         return version, card
 
     monkeypatch.setattr(pretrained, "read_card", older)
-    _, _, (_, _, why) = reproducing.reproduce("toy", seed=0)
-    assert "precision is float32 now, mixed_bfloat16 on the card" in why
-    assert "hidden is (8,) now, not known on the card" in why
+    _, _, (_, _, reason) = reproducing.reproduce("toy", seed=0)
+    assert "precision is float32 now, mixed_bfloat16 on the card" in reason
+    assert "hidden is (8,) now, not known on the card" in reason
 
 
 def test_an_export_of_a_file_names_no_recipe(place, tmp_path):
@@ -239,10 +239,9 @@ def test_an_export_of_a_file_names_no_recipe(place, tmp_path):
 
 
 def test_a_student_is_not_compared_with_one_of_another_teacher(place, monkeypatch):
-    version, told = pretrained.read_card("toy")
-    taught = {"teacher": ["the fingerprint of a teacher that was trained again"]}
-    told["training"] |= taught
-    monkeypatch.setattr(pretrained, "read_card", lambda weights: (version, told))
+    version, card_of_student = pretrained.read_card("toy")
+    card_of_student["training"]["teacher"] = ["the fingerprint of a teacher trained again"]
+    monkeypatch.setattr(pretrained, "read_card", lambda weights: (version, card_of_student))
     with pytest.raises(RecipeError, match=r"The teacher now is None; expected .*trained again"):
         reproducing.reproduce(place / "saved_models" / "toy", runs=place / "other")
     assert not list(place.glob("other/**/recipe.json"))

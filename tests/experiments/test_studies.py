@@ -18,8 +18,10 @@ from zoo.experiments import studies
 from zoo.experiments.studies import convergence, drawing, dropout, dsn_fig2_examples, gradients
 from zoo.runs import Run, name_of
 from zoo.saving import load_model
+from zoo.tables import Table
 
-# What is drawn from metrics.csv and results.json alone.
+PAGES = Path(__file__).parents[2] / "docs" / "results"
+# The studies that need no model, but only metrics.csv and results.json.
 OF_NUMBERS = (
     "dsn_fig2_epochs",
     "dsn_fig2_examples",
@@ -32,7 +34,7 @@ OF_NUMBERS = (
 
 
 def recipe_of(fields):
-    """The class of the recipe that a study trains, and what it is given but labels of teachers."""
+    """Return the class of a study's recipe, and its fields without the labels of teachers."""
     given = {key: value for key, value in fields.items() if key not in ("recipe", "teachers")}
     return studies.recipe_class(fields.get("recipe", "small_net")), given
 
@@ -51,6 +53,13 @@ def test_a_study_has_a_title_runs_seeds_and_something_to_show(name):
     assert rest
     assert module.SEEDS >= 1
     assert callable(module.show)
+
+
+@pytest.mark.parametrize("name", studies.NAMES)
+def test_the_page_of_a_study_begins_with_its_docstring(name):
+    heading, _, text = study(name).__doc__.partition("\n")
+    page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {heading}\n\n{text.strip()}\n\n![{heading}]({name}.png)\n\n|")
 
 
 @pytest.mark.parametrize("name", studies.NAMES)
@@ -94,7 +103,7 @@ def test_gradients_and_removal_share_the_runs_of_convergence():
 def test_what_is_compared_differs_in_the_companions_alone(name):
     runs = study(name).RUNS.values()
     others = [{**fields, "companions": None} for fields in runs]
-    assert all(each == others[0] for each in others)
+    assert all(other == others[0] for other in others)
     assert len({fields["companions"] for fields in runs}) == len(runs)
 
 
@@ -105,7 +114,7 @@ def test_a_spread_is_the_mean_and_the_sample_standard_deviation():
 
 
 def test_a_table_in_markdown():
-    table = studies.Table(("Net", "Error"), (("a", "1.0"), ("b", "2.0")))
+    table = Table(("Net", "Error"), (("a", "1.0"), ("b", "2.0")))
     assert table.markdown() == "| Net | Error |\n| --- | --- |\n| a | 1.0 |\n| b | 2.0 |"
 
 
@@ -121,9 +130,9 @@ def test_steps_to_an_accuracy_are_read_off_the_line_between_evaluations():
 
 
 def test_seeds_that_did_not_reach_an_accuracy_are_counted():
-    assert convergence._cell([100.0, 200.0, 300.0]) == "200 ± 100"
-    assert convergence._cell([100.0, np.nan, 301.0]) == "200, by 2 of 3 seeds"
-    assert convergence._cell([np.nan, np.nan]) == "not reached"
+    assert convergence.steps_cell([100.0, 200.0, 300.0]) == "200 ± 100"
+    assert convergence.steps_cell([100.0, np.nan, 301.0]) == "200, by 2 of 3 seeds"
+    assert convergence.steps_cell([np.nan, np.nan]) == "not reached"
 
 
 def test_gradients_are_compared_seed_by_seed():
@@ -148,7 +157,7 @@ def test_a_curve_is_the_mean_in_a_band_of_all_seeds():
 
 
 def invented(folder, fields, errors, gradients):
-    """A run folder with this test error (%) at each evaluation, and these mean square gradients."""
+    """Write a run folder with these test errors (%) and mean square gradients; return the run."""
     folder.mkdir(parents=True)
     cls, given = recipe_of(fields)
     recipe = cls(**given)
@@ -226,22 +235,22 @@ def test_the_command_refuses(arguments, message, capsys, monkeypatch):
 
 def test_the_command_shows_the_table_and_where_the_page_is(capsys, monkeypatch):
     def carry_out(*arguments, **keywords):
-        asked.append((arguments, keywords))
-        return studies.Table(("Net", "Error"), (("of nine", "1.23 ± 0.04"),))
+        calls.append((arguments, keywords))
+        return Table(("Net", "Error"), (("of nine", "1.23 ± 0.04"),))
 
-    asked = []
+    calls = []
     monkeypatch.setattr(studies, "carry_out", carry_out)
     zoo.commands.main.main(
         ["figure", "removal", "--seeds", "2", "--runs", "there", "--out", "here"]
     )
-    assert asked == [(("removal",), {"seeds": 2, "runs": Path("there"), "out": Path("here")})]
+    assert calls == [(("removal",), {"seeds": 2, "runs": Path("there"), "out": Path("here")})]
     shown = capsys.readouterr().out
     for part in ("of nine", "1.23 ± 0.04", "here/removal.md", "here/removal.png"):
         assert part in shown
 
 
 def test_a_study_is_carried_out_once(tmp_path, monkeypatch):
-    """Two seeds trained, drawn and tabulated; the same call again trains nothing."""
+    """The study trains, draws and tabulates two seeds. The same call again trains nothing."""
     tiny = {"data": "digits", "examples": 200, "width": 0.05, "epochs": 1, "steps_per_epoch": 2}
     tiny |= {"precision": "float32", "companions": "kept", "measure_gradients": True}
     monkeypatch.setattr(dropout, "RUNS", {"no dropout": tiny})
@@ -263,7 +272,7 @@ def test_a_study_is_carried_out_once(tmp_path, monkeypatch):
     assert [model.stat().st_mtime_ns for model in models] == written
     assert len([*tmp_path.glob("runs/small_net/*")]) == len(models) == 2
 
-    # What studies look at beside the numbers.
+    # Studies also read the run's fields, data, model and history.
     first, second = (Run(model.parent) for model in models)
     assert (first.fields["seed"], second.fields["seed"]) == (0, 1)
     training, test = first.recipe().datasets()

@@ -44,7 +44,7 @@ def rng():
     return np.random.default_rng(0)
 
 
-# The place in the table is of the net's own test accuracy, or of its error.
+# `place` is the cell of the table that has the net's own test accuracy or error.
 @pytest.mark.parametrize(
     ("name", "axes", "rows", "columns", "place", "own"),
     [
@@ -134,7 +134,7 @@ def test_accuracy_is_averaged_over_the_four_directions():
     images[0, 4, 5] = images[1, 6, 4] = 255
     labels = np.array([1, 1])
     found = translations.accuracies(SimpleNamespace(predict_on_batch=predict), images, labels)
-    # The first is lit when moved left by 1, the second when moved up by 2.
+    # The first image is lit when moved left by 1, the second when moved up by 2.
     np.testing.assert_allclose(found, [0, 12.5, 12.5, 0, 0, 0, 0, 0, 0])
 
 
@@ -161,7 +161,7 @@ def test_the_likeness_is_the_mean_of_all_pairs_correlations(rng):
 def test_the_top_of_a_map_is_in_colour(rng):
     maps = rng.uniform(size=(2, 10, 10, 3))
     maps[0, :, :, 0] = 0  # a map that is dead on an image
-    tiles = feature_maps._heat(maps)
+    tiles = feature_maps.heat(maps)
     assert tiles.shape == (2, 3, 10, 10, 3)
     coloured = tiles.any(axis=-1)
     assert not coloured[0, 0].any()
@@ -190,7 +190,7 @@ def test_a_row_shows_the_image_and_each_map_where_it_is_largest(rng):
     image = rng.integers(0, 256, (8, 8, 3))
     maps = np.zeros((8, 8, 2))
     maps[2, 3, 1] = 1
-    row = nin_confidence_maps._row(image, maps)
+    row = nin_confidence_maps.tiles_of(image, maps)
     grey = 0.45 * np.repeat(image.mean(axis=-1, keepdims=True), 3, axis=-1) / 255
     np.testing.assert_allclose(row[0], image / 255)
     np.testing.assert_allclose(row[1], grey)

@@ -1,4 +1,4 @@
-"""A search: its trials are runs, it resumes, it is shared among processes, and it says why not."""
+"""`zoo tune`: trials are runs, a search resumes, and several processes can share it."""
 
 import _thread
 import contextlib
@@ -26,6 +26,8 @@ import zoo.data
 import zoo.experiments.tuning
 import zoo.recipe
 import zoo.training
+from zoo.experiments import tuning_table
+from zoo.experiments.tuning_search import Search
 from zoo.report import figures
 from zoo.runs import Run
 from zoo.training import checkpoint
@@ -104,8 +106,8 @@ def read(folder, name):
 
 def stamps(folder):
     """When each finished trial's results were written."""
-    found = {trial: run / "results.json" for trial, run in runs(folder).items()}
-    return {trial: path.stat().st_mtime_ns for trial, path in found.items() if path.exists()}
+    files = {trial: run / "results.json" for trial, run in runs(folder).items()}
+    return {trial: path.stat().st_mtime_ns for trial, path in files.items() if path.exists()}
 
 
 def test_a_search_says_what_its_runs_say_goes_on_and_survives_torn_files(file, capsys, monkeypatch):
@@ -114,15 +116,15 @@ def test_a_search_says_what_its_runs_say_goes_on_and_survives_torn_files(file, c
     folder = tune(file, 2, "bayesian")
     first, before = rows(folder), stamps(folder)
     tune(file, 3, "bayesian")
-    found = rows(folder)
-    assert [row for row in found if row["trial"] in before] == first  # neither lost nor changed
+    table = rows(folder)
+    assert [row for row in table if row["trial"] in before] == first  # neither lost nor changed
     assert {t: at for t, at in stamps(folder).items() if t in before} == before  # nor run again
     assert set(asked) == {"train"}  # the test set stays closed
-    assert sorted(row["trial"] for row in found) == ["0", "1", "2"]
-    assert len({row["learning_rate"] for row in found}) == 3
-    errors = [int(row["errors"]) for row in found]
+    assert sorted(row["trial"] for row in table) == ["0", "1", "2"]
+    assert len({row["learning_rate"] for row in table}) == 3
+    errors = [int(row["errors"]) for row in table]
     assert errors == sorted(errors)
-    for row in found:
+    for row in table:
         run = runs(folder)[row["trial"]]
         fields, results = read(run, "recipe")["fields"], read(run, "results")
         assert fields["learning_rate"] == float(row["learning_rate"])
@@ -132,16 +134,16 @@ def test_a_search_says_what_its_runs_say_goes_on_and_survives_torn_files(file, c
         with open(run / "metrics.csv", newline="") as lines:
             last = list(csv.DictReader(lines))[-1]
         assert 360 * (1 - float(last["val_accuracy"])) == pytest.approx(int(row["errors"]), abs=0.1)
-    best = f"zoo train {file} --learning-rate {found[0]['learning_rate']} --units"
+    best = f"zoo train {file} --learning-rate {table[0]['learning_rate']} --units"
     assert best in (folder / "trials.md").read_text()
     assert best in capsys.readouterr().out
     assert (folder / "trials.png").stat().st_size > 10_000
 
     oracle = [read(path, "trial") for path in sorted(folder.glob("keras-tuner/trial_*"))]
     drawn = {
-        each["trial_id"]: each["hyperparameters"]["values"]["learning_rate"] for each in oracle
+        trial["trial_id"]: trial["hyperparameters"]["values"]["learning_rate"] for trial in oracle
     }
-    tried = {row["trial"]: float(row["learning_rate"]) for row in found}
+    tried = {row["trial"]: float(row["learning_rate"]) for row in table}
     assert tried == {trial: float(f"{rate:.3g}") for trial, rate in drawn.items()}
     assert set(tried.values()) != set(drawn.values())
 
@@ -150,33 +152,29 @@ def test_a_search_says_what_its_runs_say_goes_on_and_survives_torn_files(file, c
     torn.write_text(torn.read_text()[:-40])
     tune(file, 3, "bayesian")
     assert "files are damaged" in capsys.readouterr().out
-    assert (rows(folder), stamps(folder)) == (found, before)
+    assert (rows(folder), stamps(folder)) == (table, before)
 
 
 def test_hyperband_trains_the_best_longer_and_has_the_longest_first(file):
     folder = tune(file, 4, "hyperband", epochs=3, steps_per_epoch=2)
-    found = rows(folder)
-    assert [row["epochs"] for row in found] == ["3", "1", "1", "1"]
-    errors = [int(row["errors"]) for row in found[1:]]
+    table = rows(folder)
+    assert [row["epochs"] for row in table] == ["3", "1", "1", "1"]
+    errors = [int(row["errors"]) for row in table[1:]]
     assert errors == sorted(errors)
     key = ("learning_rate", "units")
-    assert [found[0][k] for k in key] in [
-        [row[k] for k in key] for row in found[1:] if int(row["errors"]) == min(errors)
+    assert [table[0][k] for k in key] in [
+        [row[k] for k in key] for row in table[1:] if int(row["errors"]) == min(errors)
     ]
     lengths = {t: read(run, "results")["epochs"] for t, run in runs(folder).items()}
-    assert all(lengths[row["trial"]] == int(row["epochs"]) for row in found)
+    assert all(lengths[row["trial"]] == int(row["epochs"]) for row in table)
 
 
 def test_of_trials_of_several_lengths_the_longest_come_first(file):
     recipe = zoo.recipe.load(file)()
-    space = keras_tuner.HyperParameters()
-    recipe.search(space)
-    search = zoo.experiments.tuning._Search(
-        recipe, file, file.parent, "hyperband", space, 4, {}, None
-    )
+    search = Search(recipe, file, file.parent, tuner="hyperband", trials=4)
     trials = {}
     for name, (epochs, score) in enumerate([(1, 0.9), (3, 0.7), (3, 0.8), (1, None)]):
-        drawn = space.copy()
+        drawn = search.space.copy()
         drawn.values["tuner/epochs"] = epochs
         trial = keras_tuner.engine.trial.Trial(drawn, str(name), "COMPLETED" if score else "FAILED")
         trial.score = score
@@ -200,18 +198,18 @@ def test_the_best_command_trains_the_best_and_is_one_that_can_be_typed(file, mon
     file.write_text(RECIPE.replace("    def search", recipe, 1))
     make = zoo.recipe.load(file)
     given = make(data="some folder", image_size=(8, 9), stream=True, epochs=3, validation=0.1)
-    space = zoo.experiments.tuning._space(given, [])
-    search = zoo.experiments.tuning._Search(given, file, file.parent, "random", space, 1, {}, None)
-    told = search._command({"flip": False, "units": None})  # a field that this trial has not
-    assert told == (
+    search = Search(given, file, file.parent, tuner="random", trials=1)
+    row = {"flip": False, "units": None}  # the trial has no value of `units`
+    command = tuning_table.command(search, row)
+    assert command == (
         f"zoo train {file} --data 'some folder' --image-size 8 9 --stream True --no-flip"
     )
-    seen, (described, options, _) = [], zoo.commands.main.OF_A_RECIPE["train"]
-    look = (described, options, lambda recipe, *others: seen.append(recipe))
-    monkeypatch.setitem(zoo.commands.main.OF_A_RECIPE, "train", look)
-    zoo.commands.main.main(shlex.split(told)[1:])
+    parsed, (without_recipe, options, _) = [], zoo.commands.main.OF_A_RECIPE["train"]
+    parse_only = (without_recipe, options, lambda recipe, *others: parsed.append(recipe))
+    monkeypatch.setitem(zoo.commands.main.OF_A_RECIPE, "train", parse_only)
+    zoo.commands.main.main(shlex.split(command)[1:])
     expected = make(data="some folder", image_size=(8, 9), stream=True, flip=False)
-    assert dataclasses.asdict(seen[0]) == dataclasses.asdict(expected)
+    assert dataclasses.asdict(parsed[0]) == dataclasses.asdict(expected)
 
 
 def test_a_trial_that_diverges_has_no_score_and_the_search_goes_on(file, capsys):
@@ -278,8 +276,8 @@ def test_the_figure_has_a_point_a_trial_and_the_best_in_its_colour():
     figure = figures.searched(fields, np.array([2.0, 5.0, 40.0]), ["rate"])
     points = [axes.collections[0] for axes in figure.axes]
     expected = ([[0.1, 2], [0.01, 5], [1, 40]], [[1, 2], [0, 5], [1, 40]], [[3, 5], [5, 40]])
-    for found, places in zip(points, expected, strict=True):
-        np.testing.assert_array_equal(found.get_offsets(), places)
+    for scatter, places in zip(points, expected, strict=True):
+        np.testing.assert_array_equal(scatter.get_offsets(), places)
     assert [axes.get_xlabel() for axes in figure.axes] == list(fields)
     assert [axes.get_xscale() for axes in figure.axes] == ["log", "linear", "linear"]
     assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == ["a", "b"]
@@ -357,10 +355,10 @@ def test_a_search_that_is_stopped_in_a_trial_ends_like_one_left_alone(file, caps
     assert "Resumed" in capsys.readouterr().out
     assert stamps(folder)["0"] == before["0"]
     assert read(runs(folder)["1"], "results")["resumed"] == 1
-    found = rows(folder)
+    table = rows(folder)
     (file.parent / "alone").mkdir()
     alone = file.rename(file.parent / "alone" / file.name)
-    assert found == rows(tune(alone, 2, **keywords))
+    assert table == rows(tune(alone, 2, **keywords))
 
 
 def test_a_chief_and_two_tuners_share_the_trials_though_one_is_killed(
@@ -380,7 +378,7 @@ def test_a_chief_and_two_tuners_share_the_trials_though_one_is_killed(
                 time.sleep(0.1)
             kill_in(folder, "0", start(file, 3, "tuner0"))
             both = [start(file, 3, f"tuner{index}") for index in range(2)]
-            ended.extend((*each.communicate(timeout=400), each.returncode) for each in both)
+            ended.extend((*tuner.communicate(timeout=400), tuner.returncode) for tuner in both)
             assert [code for *_, code in ended] == [0, 0], ended
         except BaseException:
             _thread.interrupt_main()  # else the chief waits for ever
@@ -391,15 +389,15 @@ def test_a_chief_and_two_tuners_share_the_trials_though_one_is_killed(
     with contextlib.suppress(KeyboardInterrupt):
         tune(file, 3, fixed=["units"], units=8)
     thread.join()
-    told = capsys.readouterr().out
+    shown = capsys.readouterr().out
     assert len(ended) == 2, ended
     assert sorted(row["trial"] for row in rows(folder)) == ["0", "1", "2"]
     assert set(rows(folder)[0]) == {"trial", "learning_rate", "errors", "error_percent"}
-    begun = sorted(re.findall(r"Trial (\d), of 3", "".join(said for said, *_ in ended)))
+    begun = sorted(re.findall(r"Trial (\d), of 3", "".join(output for output, *_ in ended)))
     assert begun == ["0", "1", "2"]  # none twice, none by the chief
     assert read(runs(folder)["0"], "results")["resumed"] == 1
-    assert "Trial" not in told
-    assert f"zoo train {file} --units 8 --learning-rate" in told
+    assert "Trial" not in shown
+    assert f"zoo train {file} --units 8 --learning-rate" in shown
     assert "the chief has the table" in ended[0][0]
     assert {read(run, "recipe")["fields"]["units"] for run in runs(folder).values()} == {8}
 
@@ -410,14 +408,16 @@ def answers(port):
         return True
 
 
-def test_a_chief_that_is_gone_is_told_before_the_next_trial(file, monkeypatch):
+def test_a_tuner_stops_before_the_next_trial_if_the_chief_is_gone(file, monkeypatch):
     address = {"ORACLE_IP": "127.0.0.1", "ORACLE_PORT": str(free_port()), "TUNER_ID": "tuner0"}
     for name, value in address.items():
         monkeypatch.setenv(f"KERASTUNER_{name}", value)
     oracle = keras_tuner.oracles.RandomSearchOracle(objective="val_loss")
-    tuner = zoo.experiments.tuning._Tuner(None, "tuner", oracle=oracle, directory=str(file.parent))
+    loop = zoo.experiments.tuning.TrialLoop(
+        None, "tuner", None, {}, oracle=oracle, directory=str(file.parent)
+    )
     with pytest.raises(ConnectionError, match="No chief answers"):
-        tuner.search()
+        loop.search()
 
 
 @pytest.mark.parametrize(
@@ -430,7 +430,7 @@ def test_a_chief_that_is_gone_is_told_before_the_next_trial(file, monkeypatch):
         ({"TUNER_ID": "chief"}, zoo.recipe.RecipeError, "is taken"),
     ],
 )
-def test_a_chief_that_cannot_be_reached_is_told_at_once(
+def test_a_chief_that_cannot_be_reached_is_reported_at_once(
     environment, error, message, file, monkeypatch
 ):
     with socket.socket() as taken:

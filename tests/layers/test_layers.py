@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+import zoo
 from zoo.layers import BatchNormalization, CompanionHead, GlobalAveragePoolingHead, MLPConv
 
 IMAGES = np.random.default_rng(0).normal(2, 3, (4, 6, 5, 3)).astype("float32")
@@ -110,6 +111,44 @@ def test_batch_normalization_has_the_numbers_of_the_stock_layer(arguments, polic
         float32(ours(IMAGES)), float32(stock(IMAGES)), atol=tolerance, rtol=tolerance
     )
     assert ours(IMAGES).dtype == stock(IMAGES).dtype
+
+
+@pytest.mark.parametrize(
+    "normalization",
+    [keras.layers.BatchNormalization, keras.layers.BatchNormalization(momentum=0.9)],
+    ids=["class", "layer"],
+)
+def test_an_mlpconv_takes_any_normalization_layer(normalization):
+    """The stock layer in the place of ours: the same numbers, and no biases."""
+    images = np.random.default_rng(0).normal(size=(4, 6, 6, 3)).astype("float32")
+    ours = MLPConv((5, 4), 3, normalization="batch")
+    stock = MLPConv((5, 4), 3, normalization=normalization)
+    for layer in (ours, stock):
+        layer.build(images.shape)
+    stock.set_weights(ours.get_weights())
+    assert all(type(each) is keras.layers.BatchNormalization for each in stock.normalizations)
+    assert len({id(each) for each in stock.normalizations}) == 2
+    assert not any(convolution.use_bias for convolution in stock.convolutions)
+    for training in (False, True):  # the momentum of the class is another one
+        expected = ours(images, training=training)
+        np.testing.assert_allclose(stock(images, training=training), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("linear_taps", [False, True])
+def test_a_net_with_another_normalization_comes_back_from_a_file(linear_taps, tmp_path):
+    prototype = keras.layers.GroupNormalization(1)
+    net = zoo.nin((8, 8, 1), 3, width=0.05, normalization=prototype, linear_taps=linear_taps)
+    kinds = [
+        type(layer)
+        for outer in net.layers
+        for layer in (outer, *getattr(outer, "normalizations", ()))
+    ]
+    assert kinds.count(keras.layers.GroupNormalization) == 8
+    assert zoo.BatchNormalization not in kinds
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1)).astype("float32")
+    expected = net(images)
+    net.save(tmp_path / "net.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "net.keras")(images), expected)
 
 
 def test_batch_normalization_has_the_gradient_of_the_stock_layer():

@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_score, recall_score
 
-from zoo.report import figures
+from zoo.report import confidence_maps, figures
 from zoo.report import page as report
 from zoo.runs import Run
 
@@ -128,7 +128,7 @@ def _run_folder(folder, model, data, *, rows, results=(), versions=(), title="A 
 
 
 class _Page(html.parser.HTMLParser):
-    """What a browser would find: tags, what they refer to, table rows and text."""
+    """The contents of a page as a browser finds them: tags, references, table rows and text."""
 
     def __init__(self, file):
         super().__init__()
@@ -215,7 +215,10 @@ def test_the_page_names_the_commonest_confusion(page, model, digits):
     matrix = confusion_matrix(digits.labels, _predictions(model, digits))
     np.fill_diagonal(matrix, 0)
     true, predicted = np.unravel_index(matrix.argmax(), matrix.shape)
-    assert f"Most often confused: {true} taken for {predicted} ({matrix.max()})" in page.text
+    assert (
+        f"most often confuses these classes: {true} taken for {predicted} ({matrix.max()})"
+        in page.text
+    )
 
 
 def test_the_page_says_how_to_get_the_run_again_and_how_to_use_it(page, run):
@@ -223,8 +226,9 @@ def test_the_page_says_how_to_get_the_run_again_and_how_to_use_it(page, run):
         assert row in page.rows
     for words in (
         "zoo train digits_nin --epochs 4",
-        "Commit abc123 , with uncommitted changes",
-        "Seed 7. 1 h 2 min on A CPU, 2 cores, 23.4 GiB of memory, no GPU.",
+        "The commit is abc123 , with uncommitted changes",
+        "The seed is 7. The training took 1 h 2 min on A CPU with 2 cores, "
+        "23.4 GiB of memory and no GPU.",
         "Resumed 2 times",
         "Mind the <gap>.",
         f"zoo predict '{run}' IMAGE",
@@ -279,9 +283,9 @@ def test_without_mistakes_maps_companions_or_epochs_the_page_says_so(
     assert [file.name for file in (folder / "figures").iterdir()] == ["confusion_matrix.png"]
     assert len(page.images) == 1
     assert ["3", "—", "—", "0"] in page.rows
-    for words in ("0.00 % error", "No mistakes", "no epoch to draw", "Commit not known"):
+    for words in ("0.00 % error", "made no mistakes", "no epoch to draw", "commit is not known"):
         assert words in page.text
-    for words in ("Confidence maps", "companion", "Most often", "Resumed", "uncommitted"):
+    for words in ("Confidence maps", "companion", "most often", "Resumed", "uncommitted"):
         assert words not in page.text
 
 
@@ -291,7 +295,7 @@ def test_a_model_that_disagrees_with_the_recorded_results_is_told(tmp_path, with
     folder = _run_folder(tmp_path, without_maps, data, rows=_history(), results=results)
     page = _Page(report.write(Run(folder), without_maps, data))
     assert "records 5 mistakes in 50 images" in page.text
-    assert "makes 0 in 50" in page.text
+    assert "made 0 in 50" in page.text
 
 
 def test_a_model_of_other_classes_is_refused(tmp_path, model, digits):
@@ -325,7 +329,9 @@ def test_probabilities_survive_logits_that_overflow_exp():
     logits = np.array([[1000.0, 999.0], [-1000.0, -998.0]])
     expected = [[1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))]]
     expected.append([1 / (1 + np.exp(2)), 1 / (1 + np.exp(-2))])
-    np.testing.assert_allclose(report._probabilities(identity, logits, "ab"), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        report.probabilities_of(identity, logits, "ab"), expected, rtol=1e-12
+    )
 
 
 # The figures
@@ -384,15 +390,15 @@ def test_the_top_tenth_of_a_map_are_its_largest_values():
     class_map = np.random.default_rng(0).normal(size=(10, 20))
     expected = np.zeros(200, bool)
     expected[np.argsort(class_map.ravel())[-20:]] = True
-    np.testing.assert_array_equal(figures.top_activations(class_map).ravel(), expected)
-    assert not figures.top_activations(np.zeros((4, 4))).any()
+    np.testing.assert_array_equal(confidence_maps.top_activations(class_map).ravel(), expected)
+    assert not confidence_maps.top_activations(np.zeros((4, 4))).any()
 
 
 def test_upsampling_is_keras_bilinear_resizing():
     small = np.random.default_rng(0).normal(size=(3, 5)).astype("float32")
     expected = keras.ops.image.resize(small[..., None], (12, 11), "bilinear")
     np.testing.assert_allclose(
-        figures.upsample(small, (12, 11)), np.asarray(expected)[..., 0], atol=1e-5
+        confidence_maps.upsample(small, (12, 11)), np.asarray(expected)[..., 0], atol=1e-5
     )
 
 
@@ -400,7 +406,7 @@ def test_confidence_maps_colour_the_top_tenth_and_box_the_true_class():
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (1, 20, 20, 3), dtype="uint8")
     maps = random.normal(size=(1, 20, 20, 4)) + 10
-    figure = figures.confidence_maps(images, maps, np.array([2]), np.array([1]), list("abcd"))
+    figure = confidence_maps.draw(images, maps, np.array([2]), np.array([1]), list("abcd"))
     assert figure.axes[0].get_title() == "true: c\nmodel: b"
     np.testing.assert_allclose(figure.axes[0].images[0].get_array(), images[0] / 255)
     for index, axes in enumerate(figure.axes[1:]):
@@ -420,7 +426,7 @@ def test_of_many_classes_the_true_one_and_the_nine_of_highest_mean_are_shown():
     images = np.zeros((1, 8, 8, 1), "uint8")
     names = [str(index) for index in range(15)]
     for true, expected in ((2, [*names[:5:-1], "2"]), (14, names[:4:-1])):
-        figure = figures.confidence_maps(images, maps, [true], [14], names)
+        figure = confidence_maps.draw(images, maps, [true], [14], names)
         assert [axes.get_title() for axes in figure.axes[1:]] == expected
 
 

@@ -125,9 +125,9 @@ def test_two_exports_in_fresh_processes_are_equal_to_the_byte(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["model.keras"], "give --labels FILE, a class a line"),
+        (["model.keras"], "give --labels FILE, with one class a line"),
         (["model.keras", "--labels", "none.txt"], "no file 'none.txt'"),
-        (["none.keras", "--labels", "labels.txt"], "not a finished run, and no .keras file"),
+        (["none.keras", "--labels", "labels.txt"], "neither a finished run nor a .keras file"),
         (["model.keras", "--labels", "labels.txt", "--also", "tfjs"], "the form 'tfjs'"),
         (["model.keras", "--labels", "labels.txt", "--exits"], "with companions"),
         (["model.keras", "--labels", "few.txt"], "Received 2 labels; expected 7"),

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import resource
@@ -102,7 +103,7 @@ def test_the_state_of_another_model_is_refused(tmp_path, shapes, message):
 
 
 def test_a_failed_write_costs_nothing_but_itself(tmp_path):
-    """As on a full disk, by a limit on the size of files; stock Keras loses the old file here."""
+    """A limit on the size of files acts like a full disk. Stock Keras loses the old file here."""
     checkpoint.save(tmp_path, 1, variables(1), {"step": 1})
     big = [keras.Variable(np.zeros(200_000), dtype="float32", name="big")]
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -133,7 +134,7 @@ def test_no_pickle_is_read(tmp_path):
     record = json.loads((commit / "meta.json").read_text().splitlines()[1])
     record["sha256"] = files.sha256(commit / "state.npz")
     text = json.dumps(record)
-    checksum = checkpoint.hashlib.sha256(text.encode()).hexdigest()
+    checksum = hashlib.sha256(text.encode()).hexdigest()
     (commit / "meta.json").write_text(f"{checksum}\n{text}\n")
     with pytest.raises(ValueError, match="allow_pickle"):
         checkpoint.restore(tmp_path, variables(1, [(2,)]))

@@ -1,4 +1,4 @@
-"""One, two and four replicas train to the weights and logs of none, whatever the batches."""
+"""Two and four replicas reach the weights and logs of one device, for any size of batch."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from zoo.training import distribute
 
 pytestmark = pytest.mark.long
 
-# A process a strategy: the devices are divided before TensorFlow is first used.
+# Each strategy has a process of its own: the CPU must be divided before TensorFlow is first used.
 PROGRAM = """
 import json, sys
 import zoo.distribute
@@ -56,8 +56,8 @@ GATED = {
     "companion_loss": OneVsAllSquaredHinge(),
     "threshold": 2.72,
 }
-# (model, examples: of 51 in batches of 16 four replicas get 0, 1, 1 and 1 of the last, two 1 and 2,
-#  what else the optimizer gets, what else fit gets)
+# (model, examples, arguments of the optimizer, arguments of fit). Of 51 examples in batches of 16,
+# the last batch has 3: four replicas get 0, 1, 1 and 1 of them, two replicas 1 and 2.
 CASES = {
     "plain": (plain, 51, {"global_clipnorm": 0.5}, {"validation": True}),
     "gate": (lambda: deep(**GATED), 51, {"clipnorm": 0.3}, {}),
@@ -101,7 +101,7 @@ def trained(case):
 
 
 def masks():
-    # What dropout leaves of ones, of each replica; twice from the same state.
+    # The output of dropout for ones, on each replica; twice from the same state.
     keras.config.set_dtype_policy("float32")
     with strategy.scope():
         keras.utils.set_random_seed(3)
@@ -138,11 +138,11 @@ RUN = {0: ALL, 2: [case for case in ALL if case != "gate"], 4: ["gate"]}
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """{replicas: (weights, logs)}; a process each."""
-    folder, found = tmp_path_factory.mktemp("trained"), {}
-    # A replica of these gets no example at times. TensorFlow 2.21's oneDNN convolution gives an
-    # empty batch the channels of its input, and the sum over replicas fails; the guide for several
-    # GPUs says so.
+    """Return {replicas: (weights, logs)}; each number of replicas has a process of its own."""
+    folder, results = tmp_path_factory.mktemp("trained"), {}
+    # Some replicas get an empty part of a batch. TensorFlow 2.21's oneDNN convolution gives an
+    # empty batch the channels of its input, and the sum over replicas fails; see
+    # docs/guides/several_gpus.md.
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
     for replicas, cases in RUN.items():
         file = str(folder / str(replicas))
@@ -150,17 +150,17 @@ def trained(tmp_path_factory):
         ran = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
         assert ran.returncode == 0, ran.stderr[-3000:]
         with np.load(file + ".npz") as arrays:
-            found[replicas] = (
+            results[replicas] = (
                 {k: arrays[k] for k in arrays.files},
                 json.loads(Path(file + ".json").read_text()),
             )
-    return found
+    return results
 
 
 @pytest.mark.parametrize(("replicas", "case"), [(n, case) for n in (2, 4) for case in RUN[n]])
 def test_replicas_train_to_the_weights_and_logs_of_one_device(trained, replicas, case):
     (weights, logs), (alone, alone_logs) = trained[replicas], trained[0]
-    loose = case.startswith("mixed")  # whose rounding is at 4e-3 or 5e-4 of a number
+    loose = case.startswith("mixed")  # they round to 4e-3 or 5e-4 of a number
     names = [name for name in alone if name.startswith(f"{case}/")]
     assert len(names) >= 12
     for name in names:
@@ -276,6 +276,6 @@ def test_a_metric_counts_on_after_its_numbers_are_put_back():
     rows = distribute.Counted(model).read()
     before = model.get_metrics_result()
     model.reset_metrics()
-    halves = (np.array(rows) / 2).tolist() * 2  # of two replicas
+    halves = (np.array(rows) / 2).tolist() * 2  # the rows of two replicas
     distribute.Counted(model).write(halves)
     assert model.get_metrics_result() == before

@@ -1,4 +1,4 @@
-"""A packed recipe trains with JAX alone, in sittings, and comes back."""
+"""A packed recipe trains with JAX alone, in several starts, and resumes here."""
 
 import json
 import os
@@ -63,11 +63,11 @@ JAX = ("jax", "jaxlib", "numpy", "ml_dtypes", "opt_einsum", "scipy")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Run folders: begun where there is JAX alone and finished here; and there in one go."""
+    """Make two run folders: one begun with JAX alone and finished here, one without a stop."""
     home = tmp_path_factory.mktemp("home")
     (home / "small.py").write_text(RECIPE)
     zoo.mlp((8, 8, 1), 10, hidden=(8,)).save(home / "teacher.keras")
-    # A machine with JAX, and what JAX needs, and no more.
+    # A machine that has only JAX and its dependencies.
     machine = tmp_path_factory.mktemp("machine")
     for path in Path(sysconfig.get_path("platlib")).iterdir():
         if path.name.split(".")[0].split("-")[0] in JAX:

@@ -1,7 +1,6 @@
-"""In Keras' own fit, two and four replicas train to the weights and logs of none.
+"""With Keras' own fit, two and four replicas reach the weights and logs of one device.
 
-Parts of unequal sizes, clipping, micro-batches, hints and cached targets are those of
-test_distribute.py.
+test_distribute.py tests parts of unequal sizes, clipping, micro-batches, hints and cached targets.
 """
 
 import json
@@ -13,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.long
 
-# A process of its own: logical devices must be made before TensorFlow is first used.
+# It runs in a process of its own: logical devices must be made before TensorFlow is first used.
 PROGRAM = """
 import json, sys
 import tensorflow as tf
@@ -69,7 +68,7 @@ CASES = {
         "companion_weight": {"conv1": CompanionDecay(1.0, 5, 4), "conv2": 0.3},
         "soft_weight": 0.5,
     },
-    # A threshold that some of the batches are above and others below.
+    # The loss of some batches is above this threshold, of others below.
     "gate": lambda: {
         "companion_weight": 0.5, "companion_loss": OneVsAllSquaredHinge(), "threshold": 2.7
     },
@@ -147,7 +146,7 @@ def differences():
 )
 def test_replicas_train_to_the_same_weights_and_logs(differences, case, replicas):
     difference = differences[f"{case}, {replicas}"]
-    assert difference["weights"] < 5e-6  # of sums in another order, 1.7e-6 at most on AVX2
+    assert difference["weights"] < 5e-6  # sums in another order: 1.7e-6 at most on AVX2
     assert difference["logs"] < 1e-5
     assert difference["keys"]
 

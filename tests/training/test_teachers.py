@@ -3,6 +3,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from oracles import softmax
 
 import zoo
 from zoo.data import Augmentation, ImageData
@@ -23,27 +24,22 @@ def images(count=11, seed=0):
 
 
 def teacher(seed=0):
-    """Logits that tell any two views apart: sums of all pixels with weights of their own."""
+    """Return a model whose logits differ for any two views: it weights every pixel."""
     keras.utils.set_random_seed(seed)
     return zoo.mlp((6, 5, 1), 4, hidden=(7,))
 
 
-def softmax(logits):
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
-
-
 class Counted(keras.Model):
-    """A model and how many batches it was asked about."""
+    """A model that counts the batches that it is called on."""
 
     def __init__(self, model):
         super().__init__()
-        self.model, self.asked = model, 0
+        self.model, self.calls = model, 0
         self.built = True
 
     def call(self, inputs, training=None):
         assert training is False
-        self.asked += 1
+        self.calls += 1
         return self.model(inputs, training=training)
 
 
@@ -90,13 +86,13 @@ def test_training_from_the_cache_is_training_with_the_teacher(tmp_path):
         np.testing.assert_allclose(trained[1][1][key], value, rtol=1e-5)
 
 
-def test_the_teacher_is_asked_once(tmp_path):
+def test_the_teacher_runs_once(tmp_path):
     data, model = images(), Counted(teacher())
     first = cache(model, data, tmp_path / "c.npz")
-    asked = model.asked
-    assert asked >= 1
+    calls = model.calls
+    assert calls >= 1
     again = cache(model, data, tmp_path / "c.npz")
-    assert model.asked == asked
+    assert model.calls == calls
     np.testing.assert_array_equal(again.logits, first.logits)
 
 
@@ -113,14 +109,14 @@ def test_the_largest_are_exact_and_the_rest_is_shared_out(count, tmp_path):
     data, model = images(), teacher()
     kept = cache(model, data, tmp_path / "c.npz", keep=count, temperature=2.0)
     expected = softmax(model.predict(data.images, verbose=0).astype("float64") / 2)
-    found = softmax(kept.logits[0].astype("float64") / 2)
-    np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-6)
+    probabilities = softmax(kept.logits[0].astype("float64") / 2)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-6)
     order = np.argsort(-expected, axis=-1)
     for row, classes in enumerate(order):
         large, small = classes[:count], classes[count:]
-        np.testing.assert_allclose(found[row, large], expected[row, large], rtol=1e-5)
+        np.testing.assert_allclose(probabilities[row, large], expected[row, large], rtol=1e-5)
         np.testing.assert_allclose(
-            found[row, small], expected[row, small].sum() / max(len(small), 1), rtol=1e-4
+            probabilities[row, small], expected[row, small].sum() / max(len(small), 1), rtol=1e-4
         )
 
 
@@ -128,7 +124,7 @@ def test_an_ensemble_is_the_mean_of_the_probabilities_at_the_temperature(tmp_pat
     data, members = images(), [teacher(seed) for seed in range(3)]
     kept = cache(members, data, tmp_path / "c.npz", temperature=3.0, keep="float32")
     logits = [model.predict(data.images, verbose=0).astype("float64") for model in members]
-    mean = np.mean([softmax(each / 3) for each in logits], axis=0)
+    mean = np.mean([softmax(scores / 3) for scores in logits], axis=0)
     np.testing.assert_allclose(softmax(kept.logits[0] / 3.0), mean, rtol=1e-5)
     np.testing.assert_allclose(np.asarray(ensemble_logits(logits, 3.0)), kept.logits[0], rtol=1e-5)
     assert kept.temperature == 3
@@ -138,11 +134,11 @@ CHANGES = {
     "images": ("images", {"data": images(seed=1)}),
     "fewer images": ("examples", {"data": images(10)}),
     "teacher": ("teachers", {"teacher": teacher(1)}),
-    "seed": ("seed: 5, asked 6", {"seed": 6}),
+    "seed": ("seed: 5, requested 6", {"seed": 6}),
     "augmentation": ("augmentation", {"augmentation": Augmentation(shift=1)}),
-    "views": ("views: 2, asked 3", {"views": 3}),
-    "precision": ("keep: float16, asked float32", {"keep": "float32"}),
-    "temperature": ("temperature: None, asked 2.0", {"temperature": 2.0}),
+    "views": ("views: 2, requested 3", {"views": 3}),
+    "precision": ("keep: float16, requested float32", {"keep": "float32"}),
+    "temperature": ("temperature: None, requested 2.0", {"temperature": 2.0}),
 }
 
 
@@ -154,7 +150,7 @@ def test_other_targets_than_those_kept_are_refused(change, tmp_path):
     message, changed = CHANGES[change]
     with pytest.raises(TeacherError, match=message):
         cache(**{**asked, **changed})
-    if set(changed) <= {"data", "seed", "augmentation"}:  # what training is given
+    if set(changed) <= {"data", "seed", "augmentation"}:  # the arguments of training
         given = {key: {**asked, **changed}[key] for key in ("data", "seed", "augmentation")}
         with pytest.raises(TeacherError, match=message):
             kept.batches(batch_size=4, **given)
@@ -193,7 +189,7 @@ def test_changed_keys_are_noticed(tmp_path):
         open_cache(file)
 
 
-def test_soft_targets_are_still_those_after_augmentation_learned_something_new(tmp_path):
+def test_a_cache_from_before_augmentation_got_a_field_is_still_right(tmp_path):
     file = tmp_path / "c.npz"
     cache(teacher(), images(), file)
     with np.load(file) as arrays:
@@ -201,12 +197,12 @@ def test_soft_targets_are_still_those_after_augmentation_learned_something_new(t
         keys = json.loads(arrays["header"].tobytes())
     del keys["augmentation"]["cutout"]
     soft_target_cache.write(file, keys, contents)
-    cache(teacher(), images(), file)  # or it would say that it holds others
+    cache(teacher(), images(), file)  # not refused
     with pytest.raises(TeacherError, match="holds other soft targets"):
         cache(teacher(), images(), file, augmentation=Augmentation(cutout=2))
 
 
-def test_targets_of_one_temperature_are_for_that_one(tmp_path):
+def test_targets_of_one_temperature_are_refused_at_another(tmp_path):
     data = images()
     kept = cache([teacher(), teacher(1)], data, tmp_path / "c.npz", temperature=4.0)
     with pytest.raises(TeacherError, match=r"of temperature 4.0; received temperature=None"):
@@ -235,7 +231,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
         ({"views": 0}, "views"),
     ],
 )
-def test_wishes_that_cannot_be_met_are_refused(arguments, message, tmp_path):
+def test_arguments_that_no_cache_can_have_are_refused(arguments, message, tmp_path):
     asked = {"teacher": teacher(), "data": images(), "file": tmp_path / "c.npz", **arguments}
     with pytest.raises(TeacherError, match=message):
         cache(**asked)
@@ -253,8 +249,8 @@ def test_teachers_come_from_files_runs_and_exports(tmp_path):
     version = tmp_path / "exported" / "1"
     for path in (run / "model.keras", run, tmp_path / "exported", version, str(run)):
         loaded = load(path)
-        found = loaded.predict(pixels, verbose=0)
-        np.testing.assert_allclose(softmax(found), expected, rtol=1e-5, err_msg=str(path))
+        logits = loaded.predict(pixels, verbose=0)
+        np.testing.assert_allclose(softmax(logits), expected, rtol=1e-5, err_msg=str(path))
         student = zoo.mlp((6, 5, 1), 4, hidden=(3,))
         zoo.Distiller(student=student, teacher=loaded)
 
@@ -283,7 +279,7 @@ def test_a_teacher_whose_training_was_stopped_says_how_to_go_on(tmp_path, monkey
         load("runs/mnist_mlp/default")
 
 
-def test_asking_leaves_the_teacher_as_it_was(tmp_path):
+def test_a_cache_leaves_the_teacher_as_it_was(tmp_path):
     model = teacher()
     before = [w.copy() for w in model.get_weights()]
     cache(model, images(), tmp_path / "c.npz")
@@ -307,4 +303,4 @@ def test_a_teacher_trained_in_16_bits_calculates_in_32_where_the_student_does(tm
     x = images().images.astype("float32")
     np.testing.assert_array_equal(same(x), model(x))
     np.testing.assert_allclose(load(tmp_path / "teacher.keras")(x), in_32(x), atol=1e-6)
-    assert np.abs(model(x) - in_32(x)).max() > 1e-5  # it rounds
+    assert np.abs(model(x) - in_32(x)).max() > 1e-5  # 16 bits round

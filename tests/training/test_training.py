@@ -16,9 +16,9 @@ import pytest
 import zoo.data
 import zoo.recipe
 import zoo.training
-from zoo.runs import Run, name_of
+from zoo.runs import Run
 from zoo.training import callbacks, checkpoint
-from zoo.training.session import judged_at_once
+from zoo.training.session import evaluation_batch_size
 
 pytestmark = pytest.mark.long
 
@@ -64,7 +64,7 @@ def file(tmp_path):
 
 
 def run(file, tmp_path, recipe=None, **fields):
-    """Train in this process; the run folder."""
+    """Train in this process; return the run folder."""
     recipe = recipe or zoo.recipe.load(file)(**fields)
     return zoo.training.train(recipe, file, runs=tmp_path, name="run", deterministic=False)
 
@@ -75,7 +75,7 @@ def rows(folder):
 
 
 def state(folder):
-    """A checksum of every bit of the last commit's variables, and its history without the times."""
+    """Return the last commit's name, a checksum of its variables, and the history without times."""
     commit = sorted((folder / "checkpoints").iterdir())[-1]
     digest = hashlib.sha256()
     with np.load(commit / "state.npz") as arrays:
@@ -106,7 +106,7 @@ def steps_on_disk(folder):
 
 
 def stop_after_progress(process, folder, number, rng):
-    """Wait for a commit beyond those there were, then a random moment, then send the signal."""
+    """Wait for a new commit, then for a random time, then send the signal."""
     before = steps_on_disk(folder)
     while steps_on_disk(folder) == before and process.poll() is None:
         time.sleep(0.02)
@@ -117,8 +117,10 @@ def stop_after_progress(process, folder, number, rng):
 
 
 def test_a_run_killed_and_resumed_ends_with_the_bits_of_one_left_alone(file, tmp_path):
-    """Dropout, augmentation, batch normalization, a companion schedule and a teacher; SIGKILL three
-    times, SIGINT and SIGTERM once each, at random moments."""
+    """The net has dropout, augmentation, batch normalization, a companion schedule and a teacher.
+
+    SIGKILL comes three times, SIGINT and SIGTERM once each, at random moments.
+    """
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     undisturbed = start(file, alone, "--taught")
     rng = random.Random(time.time_ns())
@@ -126,7 +128,7 @@ def test_a_run_killed_and_resumed_ends_with_the_bits_of_one_left_alone(file, tmp
     for number in [signal.SIGKILL] * 3 + [signal.SIGINT, signal.SIGTERM]:
         code, output = stop_after_progress(start(file, killed, "--taught"), killed, number, rng)
         finished = code == 0
-        if finished:  # a machine so fast that the run ended first; what came before still counts
+        if finished:  # on a fast machine the run ends first; the signals before still count
             break
         if number == signal.SIGKILL:
             assert code == -signal.SIGKILL, output
@@ -190,12 +192,12 @@ def test_the_results_are_those_of_the_model_in_the_folder(file, tmp_path):
 
 def test_with_a_validation_share_the_test_set_stays_closed(file, tmp_path, monkeypatch):
     load = zoo.data.load
-    asked = []
-    monkeypatch.setattr(zoo.data, "load", lambda n, s, **k: asked.append(s) or load(n, s, **k))
+    splits = []
+    monkeypatch.setattr(zoo.data, "load", lambda n, s, **k: splits.append(s) or load(n, s, **k))
     results = json.loads(
         (run(file, tmp_path, epochs=1, validation=0.25) / "results.json").read_text()
     )
-    assert asked == ["train"]
+    assert splits == ["train"]
     assert (results["evaluated_on"], results["examples"]) == ("validation", 360)
     assert results["train_examples"] == 1438 - 360
 
@@ -265,7 +267,7 @@ def test_a_run_is_not_resumed_with_other_images(file, tmp_path, monkeypatch):
 
     def fewer(*arguments, **how):
         data = read(*arguments, **how)
-        return data._take(np.arange(1, data.examples))
+        return dataclasses.replace(data, images=data.images[1:], labels=data.labels[1:])
 
     monkeypatch.setattr(zoo.data, "load", fewer)
     with pytest.raises(zoo.recipe.RecipeError, match=r"begun with the images .*1438.* now .*1437"):
@@ -322,14 +324,8 @@ def test_two_processes_do_not_train_in_one_folder(file, tmp_path):
         run(file, tmp_path)
 
 
-def test_runs_are_named_by_the_fields_that_were_changed(file):
-    recipe = zoo.recipe.load(file)
-    assert name_of(recipe()) == "default"
-    assert name_of(recipe(epochs=3, data="../a b")) == "data=.._a_b,epochs=3"
-
-
 def variant(file, code):
-    """The recipe with more methods."""
+    """Write the recipe with more methods."""
     file.write_text(RECIPE + "\n".join(f"    {line}" for line in code.splitlines()) + "\n")
     return file
 
@@ -401,19 +397,19 @@ def test_what_could_not_be_saved_is_not_said_to_be(file, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     variant(file, STOP_AT_STEP_20)
-    monkeypatch.setattr(Run, "write_history", full_disk)  # as full as for the state
+    monkeypatch.setattr(Run, "write_history", full_disk)
     with pytest.raises(zoo.training.TrainingError, match=r"could not be saved .*No space left"):
         run(file, tmp_path)
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_told(file, tmp_path):
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(file, tmp_path):
     variant(file, STOP_AT_STEP_20)
     with pytest.raises(zoo.training.Interrupted):
         run(file, tmp_path)
     commit = sorted((tmp_path / "small" / "run" / "checkpoints").iterdir())[-1]
     (commit / "state.npz").write_bytes(b"torn")
     results = json.loads((run(file, tmp_path) / "results.json").read_text())
-    assert results["warnings"] == [f"Checkpoint {commit.name} was damaged and passed over."]
+    assert results["warnings"] == [f"Checkpoint {commit.name} was damaged and skipped."]
     assert [row["epoch"] for row in rows(tmp_path / "small" / "run")] == ["1", "2", "3", "4"]
 
 
@@ -444,8 +440,8 @@ def test_sigterm_saves_and_the_callbacks_remember(file, tmp_path):
     assert signal.getsignal(signal.SIGTERM) is handler
     folder = run(file, tmp_path)
     assert [row["step"] for row in rows(folder)] == ["15", "30", "45", "60"]
-    # The loss does not fall by ten: the rate is halved after two epochs without, each time. A
-    # callback that forgot at the stop in epoch 2 would have halved it later.
+    # The loss does not fall by ten, so the rate is halved after every two epochs. A callback that
+    # lost its counters at the stop in epoch 2 would halve it later.
     assert [float(row["learning_rate"]) for row in rows(folder)] == pytest.approx(
         [0.1, 0.1, 0.1, 0.05]
     )
@@ -507,6 +503,6 @@ def test_values_no_training_can_use_are_refused_by_name(file, tmp_path, fields):
     [(10000, 1, 256), (257, 1, 256), (10000, 4, 256), (257, 2, 255), (259, 4, 255), (3, 4, 256)],
 )
 def test_every_replica_has_an_image_of_each_batch_it_is_judged_on(examples, replicas, expected):
-    size = judged_at_once(examples, replicas)
+    size = evaluation_batch_size(examples, replicas)
     assert size == expected
     assert examples < replicas or examples % size == 0 or examples % size >= replicas

@@ -1,4 +1,4 @@
-"""Two workers on 127.0.0.1: as one process, and resumed after one of them was killed."""
+"""Two workers on 127.0.0.1 train like one process, and resume after one of them was killed."""
 
 import json
 import os
@@ -50,17 +50,17 @@ class Recipe(zoo.recipe.Recipe):
         return keras.optimizers.SGD(self.learning_rate, momentum=0.9, global_clipnorm=1.0)
 
     def callbacks(self):
-        # The loss never falls by ten: five epochs without, and the run is over.
+        # The loss never falls by ten, so the run ends after five epochs without progress.
         return [keras.callbacks.EarlyStopping("val_loss", min_delta=10, patience=5)]
 '''
 
 
 def start(file, runs):
-    """Both workers, with free ports."""
+    """Start both workers on free ports; return their processes."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
+    addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in sockets]
+    for server in sockets:
+        server.close()
     processes = []
     for index in range(2):
         task = {"type": "worker", "index": index}
@@ -88,7 +88,7 @@ def ended(processes):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Run folders of two workers, of two of whom one was killed, and of one process."""
+    """Make the run folders of two workers, of two workers with one killed, and of one process."""
     file = tmp_path_factory.mktemp("recipe") / "small.py"
     file.write_text(RECIPE)
     runs = {name: file.parent / name for name in ("together", "killed", "alone")}
@@ -111,7 +111,7 @@ def folders(tmp_path_factory):
 
 
 def last_commit(folder):
-    """The step, the bits of all variables, and the logs of all epochs but their times."""
+    """Return the step, all variables, and the logs of all epochs without their times."""
     commit = sorted((folder / "checkpoints").iterdir())[-1]
     meta = json.loads((commit / "meta.json").read_text().splitlines()[1])["meta"]
     with np.load(commit / "state.npz") as arrays:

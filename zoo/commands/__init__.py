@@ -1,1 +1,1 @@
-"""The `zoo` command."""
+"""The `zoo` command: a module for each group of commands."""

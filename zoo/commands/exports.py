@@ -2,10 +2,10 @@
 
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 from tyro.conf import Positional
 
+from zoo.commands.exportable import find_exportable
 from zoo.commands.tensorflow import import_tensorflow
 from zoo.errors import UsageError
 from zoo.runs import Run
@@ -23,121 +23,57 @@ def export(
     repeats: tuple[Path, ...] = (),
     tolerance: float | None = None,
     recipe: Path | None = None,
-):
-    """Make a SavedModel that TF Serving loads, checked as a server would load it.
+) -> None:
+    """Make a SavedModel for TensorFlow Serving, and check it as a server would load it.
 
-    Args:
-        model: a run folder, a .keras file, or an export that has its own: once more, with the
-            checks of today and all that its card says.
-        out: the folder that gets the next version; by default saved_models/NAME of recipe or file,
-            or that of the export.
-        labels: a text file, a class a line; for a .keras file.
-        version: of the export; by default the next. Versions are never overwritten.
-        top_k: how many classes the answers name; by default 5, or as the export before.
-        exits: add a signature with the answers of every depth of a deeply supervised model.
-        examples: images for the examples of the export; by default those of the run, or noise.
-        also: other forms, compared with Keras: onnx, litert, or onnx,litert.
-        repeats: runs of the same with other seeds, or what was exported of them, such as
-            saved_models/digits_nin_dsn; the card has their mean and spread.
-        tolerance: how far a probability may be off Keras'.
-        recipe: the run's recipe file, where it is one of your own that you never trained with here.
+    Arguments:
+        model: A run folder, a .keras file, or an export that holds one.
+            An export is made again with today's checks. The new card keeps the facts of the old.
+        out: Folder that gets the next version.
+            Default: saved_models/NAME of the recipe or the file, or the folder of the export.
+        labels: Text file with one class a line. Required for a .keras file.
+        version: Number of the version. Default: the next number. Versions are never overwritten.
+        top_k: Number of classes that an answer names. Default: 5, or that of the export before.
+        exits: Add a signature that gives the answers of every depth of a deeply supervised model.
+        examples: Images for the examples of the export. Default: those of the run, or noise.
+        also: Further formats, compared with Keras: onnx, litert, or onnx,litert.
+        repeats: Runs of the same recipe with other seeds, or exports of such runs.
+            An example is saved_models/digits_nin_dsn. The card shows their mean and spread.
+        tolerance: Largest difference of a probability from Keras.
+        recipe: File of the run's recipe.
+            Needed only for a recipe of your own that you never trained with on this machine.
     """
-    forms = tuple(form.strip() for form in also.split(",") if form.strip())
-    what = _exportable(model, labels, repeats)
-    out, exits = out or what.out, exits or what.exits
-    from zoo.commands.answering import read_examples
+    formats = tuple(name.strip() for name in also.split(",") if name.strip())
+    source = find_exportable(model, labels, repeats)
+    out, exits = out or source.out, exits or source.exits
+    from zoo.commands.predicting import read_images
     from zoo.saving import load_model
     from zoo.serving import card, converting, exporting
 
-    converting.check_installed(forms)
-    run = Run(what.model)
-    file = run.most_complete_file if run.has_model else what.model
-    trained = load_model(what.model, with_companions=exits, own_recipe=recipe)
-    files = examples or sorted(what.examples.glob("*.png"))
+    converting.check_installed(formats)
+    run = Run(source.model)
+    keras_file = run.most_complete_file if run.has_model else source.model
+    trained = load_model(source.model, with_companions=exits, own_recipe=recipe)
+    images = examples or sorted(source.examples.glob("*.png"))
     path = exporting.export_savedmodel(
         trained,
-        what.labels,
+        source.labels,
         out,
         version=version,
-        top_k=what.top_k if top_k is None else top_k,
+        top_k=source.top_k if top_k is None else top_k,
         exits=exits,
-        images=read_examples(trained, files),
-        image_names=[file.stem for file in files] or None,
-        record=card.source(file) | what.record,
-        keras_file=file,
-        tolerance=what.tolerance if tolerance is None else tolerance,
+        images=read_images(trained, images),
+        image_names=[image.stem for image in images] or None,
+        record=card.source(keras_file) | source.record,
+        keras_file=keras_file,
+        tolerance=source.tolerance if tolerance is None else tolerance,
     )
-    print(f"Exported and checked as a server would: {path}")
-    for form in forms:
-        made, off = converting.convert(path, form)
-        print(f"{form}, off Keras by {off:.1e} at most: {made}")
+    print(f"Exported and checked as a server would load it: {path}")
+    for name in formats:
+        converted, difference = converting.convert(path, name)
+        print(f"{name}: {converted}. The largest difference from Keras is {difference:.1e}.")
     print(f"The card  {out / 'README.md'}")
     print(f"Next      zoo verify {out}    zoo predict {out} IMAGE...")
-
-
-class _Exportable(NamedTuple):
-    """What `zoo export` was given, as far as it tells for itself."""
-
-    model: Path  # a run folder or a .keras file
-    labels: list
-    out: Path
-    record: dict
-    examples: Path  # a folder of PNG files, which may not be there
-    exits: bool = False
-    top_k: int = 5
-    tolerance: float | None = None
-
-
-def _exportable(model, labels, repeats):
-    """Of a run folder, a .keras file or an export; imports TensorFlow once nothing is missing."""
-    run = Run(model).is_finished
-    if repeats and not run:
-        raise UsageError(f"--repeats are runs beside a run; {str(model)!r} is none.")
-    if model.is_dir() and not run:
-        return _exported_before(model)
-    names = Run(model).label_names if run else _read_labels(model, labels)
-    import_tensorflow()
-    from zoo.serving import card
-
-    record = {}
-    if run:
-        record = card.record(model) | {"repeats": [card.repeat(each) for each in repeats]}
-    name = model.resolve().parent.name if run else model.stem
-    return _Exportable(model, names, Path("saved_models") / name, record, Run(model).examples)
-
-
-def _exported_before(folder):
-    import_tensorflow()
-    from zoo import exports
-    from zoo.models import pretrained
-    from zoo.serving import card
-
-    if (version := exports.newest(folder)) is None:
-        raise UsageError(f"{folder} is neither a finished run nor an export with its Keras model.")
-    try:
-        version, told = pretrained.read_card(version)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    return _Exportable(
-        model=version / exports.MODEL,
-        labels=told["labels"],
-        out=version.resolve().parent,
-        record=card.again(told),
-        examples=version / exports.EXAMPLES,
-        exits=bool(told["exits"]),
-        top_k=told["top_k"],
-        tolerance=told["tolerance"],
-    )
-
-
-def _read_labels(file, labels):
-    if not file.is_file() or file.suffix != ".keras":
-        raise UsageError(f"{str(file)!r} is not a finished run, and no .keras file.")
-    if labels is None:
-        raise UsageError(f"{file} does not name its classes: give --labels FILE, a class a line.")
-    if not labels.is_file():
-        raise UsageError(f"There is no file {str(labels)!r} with labels.")
-    return labels.read_text(encoding="utf-8").splitlines()
 
 
 def verify(
@@ -145,16 +81,16 @@ def verify(
     model: Path | None = None,
     tolerance: float | None = None,
     timeout: float = 60.0,
-):
-    """Prove an export without a server: load it as the server does, and ask it everything.
+) -> None:
+    """Check an export without a server: load it as the server does, and send it requests.
 
     Exit code 0 if every check holds, 1 if one does not.
 
-    Args:
-        directory: an export: the folder of its versions, or one version.
-        model: compare with this model too: the .keras file or the run that was exported.
-        tolerance: how far a probability may be off Keras'; by default what the export says.
-        timeout: seconds after which an answer counts as none.
+    Arguments:
+        directory: An export: the folder of its versions, or one version.
+        model: The .keras file or run that was exported. Its answers are compared too.
+        tolerance: Largest difference of a probability from Keras. Default: that of the export.
+        timeout: Seconds to wait for an answer.
     """
     if timeout <= 0:
         raise UsageError(f"--timeout is a positive number of seconds; received {timeout}.")
@@ -165,15 +101,14 @@ def verify(
     from rich.table import Table
 
     from zoo import exports
-    from zoo.commands.answering import has_exits
     from zoo.saving import load_model
     from zoo.serving import verifying
 
     version = exports.find_version(directory)
-    compared = None
+    original = None
     if model:
-        compared = load_model(model, with_companions=has_exits(version))
-    checks = verifying.verify(version, model=compared, tolerance=tolerance, timeout=timeout)
+        original = load_model(model, with_companions=bool(exports.card(version)["exits"]))
+    checks = verifying.verify(version, model=original, tolerance=tolerance, timeout=timeout)
     table = Table("", "check", "found", box=None)
     for check in checks:
         table.add_row("right" if check.passed else "WRONG", check.name, check.found)
@@ -192,17 +127,19 @@ def reproduce(
     runs: Path = Path("runs"),
     checkpoint_seconds: float = 60.0,
     minutes: float | None = None,
-):
-    """Train an export again, as its card says, and compare. Resumes by itself.
+) -> None:
+    """Train an exported model again as its card says, and compare. The same command resumes.
 
-    Exit code 0 if the error is what the card lets expect, 1 if it is not.
+    Exit code 0 if the error lies in the expected interval, 1 if it does not.
 
-    Args:
-        model: an export: its name in saved_models/, its folder, or one version.
-        seed: of the training; by default that of the export.
-        runs: where run folders go; this one to reproduced/.
-        checkpoint_seconds: save the training state so often, and at the end of each epoch.
-        minutes: stop after so many, saved, with exit code 3; the same command goes on.
+    Arguments:
+        model: An export: its name in saved_models/, its folder, or one version.
+        seed: Seed of the training. Default: that of the export.
+        runs: Folder of the run folders. This run goes to its folder reproduced/.
+        checkpoint_seconds: Seconds between two saves of the training state.
+            It is also saved after each epoch.
+        minutes: Stop after this many minutes, with the state saved and exit code 3.
+            The same command resumes.
     """
     import_tensorflow()
     from rich.console import Console
@@ -212,22 +149,23 @@ def reproduce(
     from zoo.models import pretrained
 
     try:
-        version, told = pretrained.read_card(model)
-    except ValueError as error:  # which names the nearest
+        version, card = pretrained.read_card(model)
+    except ValueError as error:  # it names the nearest export
         raise UsageError(str(error)) from None
-    how = {"checkpoint_seconds": checkpoint_seconds, "minutes": minutes}
-    folder, results, (low, high, why) = reproducing.reproduce(version, seed=seed, runs=runs, **how)
+    folder, results, (low, high, reason) = reproducing.reproduce(
+        version, seed=seed, runs=runs, checkpoint_seconds=checkpoint_seconds, minutes=minutes
+    )
     table = Table("", "seeds", "test error", "errors", box=None, padding=(0, 2, 0, 0))
-    seeds = told["seeds"]
-    for each, errors in zip(seeds["seeds"], seeds["errors"], strict=True):
-        share = 100 * errors / told["results"]["examples"]
-        table.add_row("the card", str(each), f"{share:.2f} %", str(errors))
-    now = told["training"]["seed"] if seed is None else seed
+    for known_seed, errors in zip(card["seeds"]["seeds"], card["seeds"]["errors"], strict=True):
+        percent = 100 * errors / card["results"]["examples"]
+        table.add_row("the card", str(known_seed), f"{percent:.2f} %", str(errors))
+    now = card["training"]["seed"] if seed is None else seed
     table.add_row("now", str(now), f"{results['error_percent']:.2f} %", str(results["errors"]))
     Console().print(table)
     holds = low <= results["error_percent"] <= high
     print(
-        f"{folder}: {'as' if holds else 'NOT as'} the card says, {low:.2f} to {high:.2f} % ({why})."
+        f"{folder}: {'as' if holds else 'NOT as'} the card says, {low:.2f} to {high:.2f} % "
+        f"({reason})."
     )
     if not holds:
         sys.exit(1)

@@ -1,8 +1,10 @@
-"""The `zoo` command. TensorFlow is imported only by the commands that need it, when they run."""
+"""The `zoo` command. A command imports TensorFlow only if it needs it, when it runs."""
 
 import functools
 import os
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tyro
 
@@ -15,7 +17,7 @@ from zoo.commands.studies import figure
 from zoo.errors import UsageError, ZooError
 from zoo.text import did_you_mean, one_line
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_recipes,
     "train": train,
     "tune": tune,
@@ -28,10 +30,23 @@ COMMANDS = {
     "report": report,
     "figure": figure,
 }
+_DESCRIPTION = (
+    "Network in Network, Deeply-Supervised Nets and distillation: train models, look at the "
+    "results, export and serve. zoo --version shows the version."
+)
 
 
-def main(arguments=None):
-    """Run it; exits with 0, 1 (failed), 2 (wrong input), 3 (time is up), 130 or 143 (stopped)."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the `zoo` command.
+
+    Exit codes: 0 it worked, 1 it failed, 2 wrong input, 3 the time is up, 130 or 143 stopped.
+
+    Arguments:
+        arguments: the command line without its first word; None for that of this process.
+
+    Raises:
+        SystemExit: unless the exit code is 0.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         if arguments == ["--version"]:
@@ -42,14 +57,15 @@ def main(arguments=None):
             hint = did_you_mean(arguments[0], COMMANDS, "See zoo --help.")
             raise UsageError(f"There is no command {arguments[0]!r}. {hint}")
         else:
-            commands = {name: _later(command) for name, command in COMMANDS.items()}
+            commands = {name: _call_later(command) for name, command in COMMANDS.items()}
             parser = tyro.extras.subcommand_cli_from_dict
             arguments = arguments or ["--help"]
-            parse(parser, commands, prog="zoo", description=_ABOUT, args=arguments)()
+            parse(parser, commands, prog="zoo", description=_DESCRIPTION, args=arguments)()
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # Whoever read has enough, as in `zoo list | head`; Python must not try to write the rest.
+        # The reader has closed the pipe, as in `zoo list | head`. Python would write the rest when
+        # it exits, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (ZooError, OSError) as error:
@@ -58,17 +74,14 @@ def main(arguments=None):
         sys.exit(2 if wrong_input else getattr(error, "exit_code", 1))
 
 
-_ABOUT = (
-    "Network in Network, Deeply-Supervised Nets and distillation: train, look, export, serve. "
-    "zoo --version shows the version."
-)
+def _call_later(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
+    """Return a function that tyro parses like the command, and that returns a call to make later.
 
-
-def _later(command):
-    """The command as something to parse now and call after, so that errors are told apart."""
+    So an error of the command is not taken for an error of the parser.
+    """
 
     @functools.wraps(command)
-    def parsed(*arguments, **keywords):
+    def parsed(*arguments: Any, **keywords: Any) -> Callable[[], Any]:
         return functools.partial(command, *arguments, **keywords)
 
     return parsed

@@ -1,13 +1,25 @@
-"""Flags to values, by tyro; an error becomes one line."""
+"""Parse flags with tyro, and report an error as one line."""
 
 import contextlib
 import io
+from collections.abc import Callable
+from typing import Any
 
 from zoo.errors import UsageError
 
 
-def parse(parser, *arguments, **keywords):
-    """What tyro parses; its box of error text becomes one line."""
+def parse(parser: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    """Call one of tyro's parsers and return what it parsed.
+
+    Arguments:
+        parser: `tyro.cli`, or another function of tyro's.
+        arguments: the parser's positional arguments.
+        keywords: the parser's other arguments; `prog` is required.
+
+    Raises:
+        UsageError: if the flags are wrong; its message is one line, in place of tyro's box.
+        SystemExit: after `--help`, with code 0.
+    """
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown):
@@ -18,14 +30,15 @@ def parse(parser, *arguments, **keywords):
         raise UsageError(_one_line(shown.getvalue(), keywords["prog"])) from None
 
 
-def _one_line(box, prog):
-    """Of the parts between tyro's rules: what it said, and what it takes to be meant."""
+def _one_line(box: str, prog: str) -> str:
+    """Return the error in tyro's box of text, and the flag that tyro suggests."""
     lines = [line.strip("│| ") for line in box.splitlines()]
+    # A rule separates two parts of the box.
     lines = ["\n" if line.count("─") > 8 or line.count("-") > 8 else line for line in lines]
     parts = [part for part in " ".join(lines).split("\n") if part.strip()]
-    # Where it cannot draw boxes, the title is a part of its own.
-    said, *hints = parts if box.lstrip().startswith("╭") else parts[1:]
-    nearest = next((hint for hint in hints if "Perhaps you meant" in hint), "")
-    nearest = nearest.replace("Perhaps you meant:", "").split()[:1]
-    hint = f" Did you mean {nearest[0]}?" if nearest else ""
-    return f"{said.strip().rstrip('.')}.{hint} See {prog} --help."
+    # If tyro cannot draw boxes, the title is a part of its own.
+    message, *hints = parts if box.lstrip().startswith("╭") else parts[1:]
+    suggestion = next((hint for hint in hints if "Perhaps you meant" in hint), "")
+    flags = suggestion.replace("Perhaps you meant:", "").split()[:1]
+    question = f" Did you mean {flags[0]}?" if flags else ""
+    return f"{message.strip().rstrip('.')}.{question} See {prog} --help."

@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -13,11 +14,12 @@ from zoo import recipe as recipes
 from zoo.commands.parsing import parse
 from zoo.commands.tensorflow import import_tensorflow
 from zoo.errors import UsageError
+from zoo.recipe import Recipe
 from zoo.runs import Run
 
 
-def list_recipes():
-    """Show the recipes and what they reached, and the trained models of saved_models/."""
+def list_recipes() -> None:
+    """List the recipes with their results, and the trained models of saved_models/."""
     from rich.console import Console
     from rich.table import Table
 
@@ -25,20 +27,18 @@ def list_recipes():
     for name, file in recipes.names().items():
         table.add_row(name, recipes.title(file))
     Console().print(table)
-    print(
-        "\nTrain one with `zoo train RECIPE`; `zoo train RECIPE --help` shows what can be varied."
-    )
+    print("\nTrain one with `zoo train RECIPE`. `zoo train RECIPE --help` shows its flags.")
     if cards := sorted(Path("saved_models").glob("*/card.json")):
         table = Table("trained model", "test error", "seeds", "parameters", box=None)
         for file in cards:
-            table.add_row(*_listed(json.loads(file.read_text(encoding="utf-8"))))
+            table.add_row(*_row_of_model(json.loads(file.read_text(encoding="utf-8"))))
         print()
         Console().print(table)
         print("\nTheir cards are saved_models/NAME/README.md.")
 
 
-def _listed(card):
-    """Name, test error, number of seeds and parameters of an export, as text."""
+def _row_of_model(card: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Return an export's name, test error, number of seeds and number of parameters as text."""
     seeds = card.get("seeds")
     if not seeds:
         return card["name"], "not known", "", f"{card['parameters']:,}"
@@ -49,42 +49,47 @@ def _listed(card):
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `zoo train` takes beside the fields of the recipe."""
+class TrainOptions:
+    """The flags of `zoo train` that are not fields of the recipe."""
 
     runs: Path = Path("runs")
-    """Where run folders go."""
+    """Folder of the run folders."""
     name: str | None = None
-    """Of the run folder; by default made of the fields given. The same name resumes the run."""
+    """Name of the run folder. Default: built from the flags you set.
+    The same name resumes the run."""
     checkpoint_seconds: float = 60.0
-    """Save the training state so often, and at the end of each epoch."""
+    """Seconds between two saves of the training state. It is also saved after each epoch."""
     deterministic: bool = True
-    """Operations that repeat their bits, so that a resumed run ends like one left alone."""
+    """Use operations that give the same bits each time.
+    A resumed run then ends like one that was never stopped."""
     strategy: Literal["auto", "none", "mirrored", "multi"] = "auto"
-    """Several GPUs (mirrored) or the workers of TF_CONFIG (multi); auto: whichever there are."""
+    """How to use several devices. auto: whichever there are.
+    mirrored: several GPUs of this machine. multi: the workers of TF_CONFIG."""
     replicas: int = 0
-    """Devices of a mirrored strategy; 0 for all GPUs. Without GPUs it divides the CPU, to test."""
+    """Number of devices of a mirrored strategy. 0: all GPUs.
+    Without GPUs, the CPU is divided into so many devices, for tests."""
     minutes: float | None = None
-    """Stop after so many, saved, with exit code 3; the same command goes on."""
+    """Stop after this many minutes, with the state saved and exit code 3.
+    The same command resumes."""
     page: bool = True
-    """Draw the page of the finished run; `zoo report` does it later."""
+    """Draw the page of the finished run. `zoo report` draws it later."""
 
 
-def train(recipe: Positional[str]):
-    """Train a recipe, by name or file: `zoo train RECIPE [--field value ...]`. Resumes by itself.
+def train(recipe: Positional[str]) -> None:
+    """Train a recipe: `zoo train RECIPE [--field value ...]`. The same command resumes.
 
-    Args:
-        recipe: a name from `zoo list`, or the path of a recipe file of your own.
+    Arguments:
+        recipe: Name of a recipe, a name from `zoo list`, or the path of a recipe file of your own.
     """
     raise UsageError("zoo train takes the recipe first: zoo train RECIPE [--field value ...]")
 
 
-def _train(recipe, file, options, flags):
+def _train(recipe: Recipe, file: Path, options: TrainOptions, flags: Sequence[str]) -> None:
     from zoo.training import train as run_training
 
     folder = run_training(recipe, file, **vars(options))
     run = Run(folder)
-    if not run.has_model:  # a worker whose chief writes elsewhere
+    if not run.has_model:  # a worker; the chief writes the model, perhaps on another machine
         return
     print()
     print(f"The page   {run.page if run.page.is_file() else f'zoo report {folder} draws it'}")
@@ -94,93 +99,105 @@ def _train(recipe, file, options, flags):
 
 @dataclass(frozen=True)
 class PackOptions:
-    """What `zoo pack` takes beside the fields of the recipe."""
+    """The flags of `zoo pack` that are not fields of the recipe."""
 
     out: Path | None = None
-    """The archive; by default RECIPE.zip."""
+    """The archive to write. Default: RECIPE.zip."""
     name: str | None = None
-    """Of the run folder; by default made of the fields given."""
+    """Name of the run folder. Default: built from the flags you set."""
 
 
-def pack(recipe: Positional[str]):
-    """Make one archive that trains a recipe with JAX, without TensorFlow or network.
+def pack(recipe: Positional[str]) -> None:
+    """Make an archive that trains a recipe elsewhere with JAX, without TensorFlow or network.
 
-    Args:
-        recipe: a name from `zoo list`, or the path of a recipe file of your own.
+    Arguments:
+        recipe: Name of a recipe, a name from `zoo list`, or the path of a recipe file of your own.
     """
     raise UsageError("zoo pack takes the recipe first: zoo pack RECIPE [--field value ...]")
 
 
-def _pack(recipe, file, options, flags):
+def _pack(recipe: Recipe, file: Path, options: PackOptions, flags: Sequence[str]) -> None:
     from zoo.experiments import packing
 
     out = packing.pack(recipe, file, options.out or Path(f"{file.stem}.zip"), options.name)
     print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")
-    print("There  unzip it, then as often as it takes: python train.py --minutes 9")
+    print("Unzip it there. Then run this until the training is finished:")
+    print("  python train.py --minutes 9")
 
 
 @dataclass(frozen=True)
 class TuneOptions:
-    """What `zoo tune` takes beside the fields of the recipe."""
+    """The flags of `zoo tune` that are not fields of the recipe."""
 
     trials: int = 20
-    """How many settings to try in all; the same search with a larger number goes on."""
+    """Total number of settings to try. To go on with a search, give a larger number."""
     tuner: Literal["bayesian", "hyperband", "random"] = "bayesian"
-    """What proposes them. Under hyperband most trials have fewer epochs."""
+    """Method that proposes the settings. Under hyperband most trials have fewer epochs."""
     runs: Path = Path("runs")
-    """Where the search's folder goes, with a run folder a trial."""
+    """Folder of the search's folder, which gets a run folder for each trial."""
     name: str | None = None
-    """Of that folder; by default made of the tuner and the fields given."""
+    """Name of the search's folder. Default: built from the tuner and the flags you set."""
     checkpoint_seconds: float = 60.0
-    """Save the training state so often, and at the end of each epoch."""
+    """Seconds between two saves of the training state. It is also saved after each epoch."""
     deterministic: bool = True
-    """Operations that repeat their bits."""
+    """Use operations that give the same bits each time."""
 
 
-def tune(recipe: Positional[str]):
-    """Search the fields that a recipe declares, on held-out images: `zoo tune RECIPE --trials N`.
+def tune(recipe: Positional[str]) -> None:
+    """Search the fields that a recipe declares: `zoo tune RECIPE --validation 0.1 --trials N`.
 
-    Fields that are given, as to `zoo train`, have that value in all trials; `--validation` has to
-    be. Resumes by itself.
+    Held-out training images judge the trials, so `--validation` is required. A field that you set
+    has that value in all trials. The same command resumes.
 
-    Args:
-        recipe: a name from `zoo list`, or the path of a recipe file of your own.
+    Arguments:
+        recipe: Name of a recipe, a name from `zoo list`, or the path of a recipe file of your own.
     """
     raise UsageError("zoo tune takes the recipe first: zoo tune RECIPE [--field value ...]")
 
 
-def _tune(recipe, file, options, flags):
+def _tune(recipe: Recipe, file: Path, options: TuneOptions, flags: Sequence[str]) -> None:
     from zoo.experiments.tuning import tune as search
 
-    named = {each.split("=")[0].lstrip("-").replace("-", "_") for each in flags}
+    given = {flag.split("=")[0].lstrip("-").replace("-", "_") for flag in flags}
     fields = [field.name for field in dataclasses.fields(recipe)]
-    given = [field for field in fields if field in named or f"no_{field}" in named]
-    search(recipe, file, fixed=given, **vars(options))
+    fixed = [field for field in fields if field in given or f"no_{field}" in given]
+    search(recipe, file, fixed=fixed, **vars(options))
 
 
-# Their flags are their options, and the fields of the recipe that their first argument names.
-OF_A_RECIPE = {
-    "train": (train, Options, _train),
+# The commands whose flags depend on the recipe, which is their first argument: the function that
+# has the help without a recipe, the other flags, and the function that does the work.
+OF_A_RECIPE: dict[str, tuple[Any, type, Any]] = {
+    "train": (train, TrainOptions, _train),
     "tune": (tune, TuneOptions, _tune),
     "pack": (pack, PackOptions, _pack),
 }
 
 
-def carry_out(name, arguments):
-    """One of `OF_A_RECIPE`."""
-    described, others, run = OF_A_RECIPE[name]
+def carry_out(name: str, arguments: Sequence[str]) -> None:
+    """Run one of the commands of `OF_A_RECIPE`.
+
+    Arguments:
+        name: the command.
+        arguments: the recipe, then flags. Without a recipe, the command's general help or error.
+
+    Raises:
+        UsageError: if the flags are wrong.
+        RecipeError: if there is no such recipe.
+    """
+    without_recipe, other_flags, run = OF_A_RECIPE[name]
     if not arguments or arguments[0].startswith("-"):
-        return parse(tyro.cli, described, prog=f"zoo {name}", args=arguments)
+        parse(tyro.cli, without_recipe, prog=f"zoo {name}", args=arguments)
+        return
     file = recipes.find(arguments[0])
     import_tensorflow()
-    cls = recipes.load(file)
+    recipe_class = recipes.load(file)
 
     @dataclass(frozen=True)
     class Command:
-        recipe: OmitArgPrefixes[Annotated[cls, arg(name="")]]
-        options: OmitArgPrefixes[Annotated[others, arg(name="")]]
+        recipe: OmitArgPrefixes[Annotated[recipe_class, arg(name="")]]  # type: ignore[valid-type]
+        options: OmitArgPrefixes[Annotated[other_flags, arg(name="")]]  # type: ignore[valid-type]
 
     Command.__doc__ = recipes.title(file)
     prog = f"zoo {name} {arguments[0]}"
     command = parse(tyro.cli, Command, prog=prog, args=arguments[1:])
-    return run(command.recipe, file, command.options, arguments[1:])
+    run(command.recipe, file, command.options, arguments[1:])

@@ -11,52 +11,25 @@ from zoo.errors import UsageError
 from zoo.runs import Run
 
 
-def evaluate(run: Positional[Path], data: str | None = None, recipe: Path | None = None):
-    """Measure a trained run again: accuracy, loss, and every class.
+def evaluate(run: Positional[Path], data: str | None = None, recipe: Path | None = None) -> None:
+    """Measure a finished run again: accuracy, loss, and the recall and precision of every class.
 
-    Args:
-        run: a run folder.
-        data: another data set than the recipe's; its test images are used, 20 % of a folder that
-            is not divided. Resized to what the model takes.
-        recipe: the run's recipe file, where it is one of your own that you never trained with here.
+    Arguments:
+        run: Run folder.
+        data: Data set to evaluate on. Default: that of the recipe.
+            Its test images are used, or 20 % of a folder without a test split.
+            They are resized to the model's input size.
+        recipe: File of the run's recipe.
+            Needed only for a recipe of your own that you never trained with on this machine.
     """
-    trained = Run.finished_at(run)
+    finished = Run.finished_at(run)
     import_tensorflow()
-    from zoo import data as image_data
-    from zoo.commands.answering import show_evaluation
+    from zoo.commands import evaluating
     from zoo.saving import load_model
 
-    fields = trained.fields
-    how = {key: fields[key] for key in ("image_size", "stream", "skip_corrupt") if key in fields}
     model = load_model(run, own_recipe=recipe)
-    shape = model.input_shape[1:]  # a net that averages may leave height and width open
-    if data and None not in shape:
-        how["image_size"] = shape[:2]
-    test = image_data.load(data or fields["data"], "test", **how)
-    if any(own not in (None, given) for own, given in zip(shape, test.image_shape, strict=True)):
-        raise UsageError(
-            f"{test.name} has images of the shape {test.image_shape}; the run's are {shape}."
-        )
-    if not data:
-        _refuse_other_images(trained, test)
-    if list(test.label_names) != trained.label_names:
-        raise UsageError(
-            f"{test.name} has the classes {', '.join(test.label_names)}; the run has "
-            f"{', '.join(trained.label_names)}."
-        )
-    show_evaluation(model, test)
-
-
-def _refuse_other_images(run, judging):
-    """A folder with other images is divided otherwise: some of these may have been trained on."""
-    by_themselves = judging.split == "test" and not judging.source
-    remembered = run.results.get("data", {}).get(judging.split)
-    if not by_themselves and remembered not in (None, judging.identity):
-        raise UsageError(
-            f"{judging.name} has changed: the run was judged on the {judging.split} images "
-            f"{remembered}, which now are {judging.identity}, and may be among those trained on. "
-            "Put them back, or train again."
-        )
+    images = evaluating.test_images(finished, model, data)
+    evaluating.show_evaluation(model, images)
 
 
 def predict(
@@ -68,18 +41,22 @@ def predict(
     retries: int = 2,
     tolerance: float | None = None,
     recipe: Path | None = None,
-):
-    """Classify PNG or JPEG images: a table of labels and probabilities.
+) -> None:
+    """Classify PNG or JPEG images, and print a table of labels and probabilities.
 
-    Args:
-        inputs: a run folder or an export, and image files; with --server, the files alone.
-        top: how many classes to show.
-        server: ask this one: http://HOST:8501/v1/models/NAME, or grpc://HOST:8500/v1/models/NAME.
-        check: with --server: send the examples of this folder, and compare with Keras' answers.
-        timeout: seconds for a try to reach the server.
-        retries: of a request that got no answer.
-        tolerance: how far a probability may be off, with --check; by default 1e-5, or the card's.
-        recipe: the run's recipe file, where it is one of your own that you never trained with here.
+    Arguments:
+        inputs: A run folder or an export, then image files. With --server, image files only.
+        top: Number of classes to show for each image.
+        server: URL of a model on a server.
+            http://HOST:8501/v1/models/NAME or grpc://HOST:8500/v1/models/NAME.
+        check: Folder of an export's examples, with --server.
+            They are sent, and the answers are compared with those of Keras.
+        timeout: Seconds to wait for the server in each try.
+        retries: Number of further tries when a request gets no answer.
+        tolerance: Largest difference of a probability, with --check.
+            Default: that of the card, or 1e-5.
+        recipe: File of the run's recipe.
+            Needed only for a recipe of your own that you never trained with on this machine.
     """
     if top < 1:
         raise UsageError(f"--top is a number of classes, 1 or more; received {top}.")
@@ -87,25 +64,34 @@ def predict(
         raise UsageError("--timeout is a positive number of seconds, and --retries 0 or more.")
     if check and not server:
         raise UsageError("--check compares a server's answers: it needs --server URL.")
-    model, images = (None, inputs) if server else (inputs[:1], inputs[1:])
+    images = inputs if server else inputs[1:]
     if not images and not check:
-        what = "--server URL" if server else "MODEL"
-        raise UsageError(f"zoo predict {what} IMAGE... received no image.")
+        place = "--server URL" if server else "MODEL"
+        raise UsageError(f"zoo predict {place} IMAGE... received no image.")
     for image in images:
         if not image.is_file():
             raise UsageError(f"There is no image {str(image)!r}.")
     if server:
-        return _ask_server(server, images, top, check, timeout, retries, tolerance)
-    (model,) = model
+        _ask_server(server, images, top, check, timeout, retries, tolerance)
+        return
+    model = inputs[0]
     if Run(model).has_model:
         Run.finished_at(model)
     import_tensorflow()
-    from zoo.commands.answering import show_predictions
+    from zoo.commands.predicting import show_predictions
 
     show_predictions(model, images, top, own_recipe=recipe)
 
 
-def _ask_server(url, images, top, check, timeout, retries, tolerance):
+def _ask_server(
+    url: str,
+    images: tuple[Path, ...],
+    top: int,
+    check: Path | None,
+    timeout: float,
+    retries: int,
+    tolerance: float | None,
+) -> None:
     if url.startswith("grpc:"):
         import_tensorflow()
     from zoo.serving import client
@@ -120,18 +106,20 @@ def _ask_server(url, images, top, check, timeout, retries, tolerance):
         sys.exit(1)
 
 
-def report(run: Positional[Path], recipe: Path | None = None):
-    """Draw the page of a trained run again.
+def report(run: Positional[Path], recipe: Path | None = None) -> None:
+    """Draw the page of a finished run again.
 
-    Args:
-        run: a run folder.
-        recipe: its recipe file, where it is one of your own that you never trained with here.
+    Arguments:
+        run: Run folder.
+        recipe: File of the run's recipe.
+            Needed only for a recipe of your own that you never trained with on this machine.
     """
-    trained = Run.finished_at(run)
+    finished = Run.finished_at(run)
     import_tensorflow()
+    from zoo.commands.evaluating import refuse_changed_images
     from zoo.report import page
     from zoo.saving import load_model
 
-    _, judging = trained.recipe(recipe).datasets()
-    _refuse_other_images(trained, judging)
-    print(page.write(trained, load_model(run, own_recipe=recipe), judging))
+    _, images = finished.recipe(recipe).datasets()
+    refuse_changed_images(finished, images)
+    print(page.write(finished, load_model(run, own_recipe=recipe), images))

@@ -14,14 +14,14 @@ def figure(
     seeds: int | None = None,
     runs: Path = Path("runs"),
     out: Path = Path("docs/results"),
-):
-    """Make a measurement of the papers again: train what is missing, draw, tabulate.
+) -> None:
+    """Make one of the papers' measurements again: train the missing runs, draw and tabulate.
 
-    Args:
-        name: of a study; without one, the studies are listed.
-        seeds: how many runs of each kind; by default as many as the study says.
-        runs: where run folders go.
-        out: the folder that gets NAME.png and NAME.md.
+    Arguments:
+        name: Name of a study. Without it, the studies are listed.
+        seeds: Number of runs of each kind. Default: the number in the study.
+        runs: Folder of the run folders.
+        out: Folder that gets NAME.png and NAME.md.
     """
     from rich.console import Console
     from rich.table import Table
@@ -30,10 +30,10 @@ def figure(
 
     if name is None:
         table = Table("study", "measurement", box=None, padding=(0, 2, 0, 0))
-        for each in studies.NAMES:
-            table.add_row(each, studies.title(each))
+        for study in studies.NAMES:
+            table.add_row(study, studies.title(study))
         Console().print(table)
-        print("\nMake one with `zoo figure STUDY`; it takes up finished and stopped runs.")
+        print("\nMake one with `zoo figure STUDY`. Finished runs are kept, stopped ones resumed.")
         return
     if name not in studies.NAMES:
         hint = did_you_mean(name, studies.NAMES, "`zoo figure` shows the studies.")
@@ -41,9 +41,9 @@ def figure(
     if seeds is not None and seeds < 1:
         raise UsageError(f"--seeds is a number of runs, 1 or more; received {seeds}.")
     import_tensorflow()
-    made = studies.carry_out(name, seeds=seeds, runs=runs, out=out)
-    table = Table(*made.columns, title=studies.title(name), title_justify="left")
-    for row in made.rows:
+    result = studies.carry_out(name, seeds=seeds, runs=runs, out=out)
+    table = Table(*result.columns, title=studies.title(name), title_justify="left")
+    for row in result.rows:
         table.add_row(*row)
     Console().print(table)
     print(f"\nThe page    {out / name}.md")

@@ -1,1 +1,1 @@
-"""Everything that trains more than once: studies, tuning, reproducing, packing."""
+"""Programs that train several times: studies, tuning, reproducing; and packing for elsewhere."""

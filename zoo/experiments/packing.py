@@ -1,4 +1,4 @@
-"""One archive that trains a recipe where there is JAX, and neither TensorFlow nor network."""
+"""Make an archive that trains a recipe on a machine with JAX, without TensorFlow or network."""
 
 import dataclasses
 import importlib.metadata
@@ -15,11 +15,12 @@ from zoo.data import load, prepared_file
 from zoo.recipe import RecipeError
 from zoo.runs import Run
 
-# With what these need in their turn; not what comes with JAX, which is built for its machine.
-_NEEDED = ("keras", "rich", "wrapt")
+# The packages to pack, together with the packages that they require. The packages that JAX brings
+# are built for its machine, so they stay out.
+_PACKED = ("keras", "rich", "wrapt")
 _WITH_JAX = {"numpy", "jax", "jaxlib", "ml-dtypes", "scipy", "opt-einsum"}
 
-_TRAIN = '''"""Train here, and go on where the last sitting stopped: python train.py --minutes 9"""
+_TRAIN = '''"""Train here, or resume the training: python train.py --minutes 9"""
 
 import argparse
 import json
@@ -32,13 +33,13 @@ os.chdir(here)
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ["ZOO_DATA"] = str(here / "data")
 sys.path.insert(0, str(here))
-sys.path.append(str(here / "needs"))  # last: what this machine has comes first
+sys.path.append(str(here / "needs"))  # last, so that the packages of this machine come first
 
 import zoo.recipe
 import zoo.training
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--minutes", type=float, help="stop after so many, saved, with exit code 3")
+parser.add_argument("--minutes", type=float, help="stop after this many, with exit code 3")
 parser.add_argument("--checkpoint-seconds", type=float, default=60.0)
 options = parser.parse_args()
 packed = json.loads((here / "packed.json").read_text(encoding="utf-8"))
@@ -64,38 +65,44 @@ print(f"Finished: bring {folder} back to runs/, then: zoo export {folder}")
 
 
 def pack(recipe, file, out, name=None):
-    """Write the archive `out`, a .zip: the recipe, its data, its teachers, the zoo, and Keras.
+    """Write a .zip archive of the recipe, its data, its teachers, the zoo and Keras; return `out`.
 
-    There: unzip, then `python train.py --minutes 9` as often as it takes; exit code 3 says that the
-    time was up, 0 that the training is finished. The folder runs/<recipe>/<name> that it leaves is
-    a run folder like any other: `KERAS_BACKEND=jax zoo train` goes on with it, and everything else
-    reads it.
+    On the other machine, unzip it and run `python train.py --minutes 9` until it exits with 0.
+    Exit code 3 says that the time is up; the same command then resumes. The folder
+    runs/<recipe>/<name> that results is a run folder like any other. `KERAS_BACKEND=jax zoo train`
+    can resume it, and all other commands read it.
 
-    Keras' compiled needs (h5py, optree) are those of this machine's kind and version of Python.
+    Keras requires compiled packages (h5py, optree). The archive has those of this machine's
+    platform and version of Python.
+
+    Arguments:
+        recipe: the recipe with its values.
+        file: the recipe's file.
+        out: the archive to write.
+        name: the name of the run folder; by default it is built from the fields.
 
     Raises:
-        RecipeError: for a teacher that does not lie below the current folder.
-        zoo.data.DataError: for data that cannot be had.
-        OSError: if the archive cannot be written; no half of it is left.
+        RecipeError: if a teacher does not lie below the current folder, or is not trained.
+        zoo.data.DataError: if the data cannot be read.
+        OSError: if the archive cannot be written; no part of it is left.
     """
     recipe.check()
     file, out = Path(file), Path(out)
     zoo = Path(__file__).parent.parent
-    modules = [path for path in zoo.rglob("*") if path.suffix in (".py", ".jinja")]
     packed = {
         f"zoo/{path.relative_to(zoo)}": path
-        for path in modules
-        if "recipes" not in path.relative_to(zoo).parts
+        for path in zoo.rglob("*")
+        if path.suffix in (".py", ".jinja") and "recipes" not in path.relative_to(zoo).parts
     }
-    packed |= {f"recipes/{file.name}": file, **_teachers(recipe), **_needs()}
+    packed |= {f"recipes/{file.name}": file, **_teachers(recipe), **_packages()}
     record = {"recipe": file.name, "name": name, "fields": dataclasses.asdict(recipe)}
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         files.whole(out) as partial,
         zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
-        for inside, path in packed.items():
-            archive.write(path, inside)
+        for place, path in packed.items():
+            archive.write(path, place)
         archive.writestr("train.py", _TRAIN)
         archive.writestr("packed.json", json.dumps(record, indent=2))
         archive.writestr(f"data/{prepared_file(recipe.data, recipe.image_size)}", _data(recipe))
@@ -103,11 +110,11 @@ def pack(recipe, file, out, name=None):
 
 
 def _data(recipe):
-    """Both splits, as an .npz file's bytes."""
+    """Return the bytes of an .npz file with the training and the test images."""
     arrays = {}
+    options = {key: getattr(recipe, key) for key in ("image_size", "stream", "skip_corrupt")}
     for split in ("train", "test"):
-        how = {key: getattr(recipe, key) for key in ("image_size", "stream", "skip_corrupt")}
-        data = load(recipe.data, split, **how)
+        data = load(recipe.data, split, **options)
         arrays[f"x_{split}"], arrays[f"y_{split}"] = data.images, data.labels
         arrays[f"source_{split}"] = np.array(data.source, str)
     written = io.BytesIO()
@@ -118,40 +125,43 @@ def _data(recipe):
 
 
 def _teachers(recipe):
-    """The models that a recipe names in its field `teachers`."""
-    found, needed = {}, (*exports.WEIGHT_FILES, files.CHECKSUMS)
-    for each in getattr(recipe, "teachers", ()):
-        path = Path(each)
+    """Return {place in the archive: file} of the models in a recipe's field `teachers`."""
+    packed = {}
+    for teacher in getattr(recipe, "teachers", ()):
+        path = Path(teacher)
         if path.is_absolute() or ".." in path.parts:
-            raise RecipeError(f"A packed teacher lies below the current folder; received {each!r}.")
+            raise RecipeError(
+                f"A packed teacher lies below the current folder; received {teacher!r}."
+            )
         folder = exports.located(path)
         if (version := exports.newest(folder)) is not None:
-            there = path / version.relative_to(folder)
-            found |= {str(there / name): version / name for name in needed}
+            place = path / version.relative_to(folder)
+            for name in (*exports.WEIGHT_FILES, files.CHECKSUMS):
+                packed[str(place / name)] = version / name
             continue
         model = path if path.suffix == ".keras" else Run(path).model_file
         if not model.is_file():
             raise RecipeError(f"There is no teacher {str(model)!r} to pack: train it first.")
-        found[str(model)] = model
-    return found
+        packed[str(model)] = model
+    return packed
 
 
-def _needs():
-    """{place in the archive: file} of the packages that JAX does not bring."""
-    found, waiting = {}, list(_NEEDED)
+def _packages():
+    """Return {place in the archive: file} of the packages that JAX does not bring."""
+    packages, waiting = {}, list(_PACKED)
     while waiting:
         name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
-        if name in found or name in _WITH_JAX:
+        if name in packages or name in _WITH_JAX:
             continue
         try:
-            found[name] = importlib.metadata.distribution(name)
+            packages[name] = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
-            continue  # for other systems or versions of Python
-        needs = [need for need in found[name].requires or () if "extra ==" not in need]
-        waiting += [re.match(r"[A-Za-z0-9._-]+", need).group() for need in needs]
+            continue  # a requirement of other systems or versions of Python
+        required = [text for text in packages[name].requires or () if "extra ==" not in text]
+        waiting += [re.match(r"[A-Za-z0-9._-]+", text).group() for text in required]
     return {
         f"needs/{path}": path.locate()
-        for each in found.values()
-        for path in each.files or ()
+        for package in packages.values()
+        for path in package.files or ()
         if ".." not in path.parts and "__pycache__" not in path.parts
     }

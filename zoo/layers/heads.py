@@ -1,4 +1,4 @@
-"""Heads: the classifier of Network in Network, and those of hidden layers."""
+"""The classifier of Network in Network, and the classifiers and decoders of hidden layers."""
 
 import keras
 from keras import layers, ops
@@ -6,13 +6,20 @@ from keras import layers, ops
 
 @keras.saving.register_keras_serializable("zoo")
 class GlobalAveragePoolingHead(layers.Layer):
-    """One confidence map a class, and the mean of each map as the logit of its class.
+    """Computes one confidence map for each class; the mean of a map is the logit of its class.
 
-    (batch, height, width, channels) -> (batch, classes), float32 under every dtype policy
+    (batch, height, width, channels) -> (batch, classes)
 
-    `class_maps`, the 1 x 1 convolution, and `average` are layers of their own: call `class_maps`
-    alone for the confidence maps, (batch, height, width, classes). Network in Network,
-    section 3.2. `activation` is None for linear maps, or "relu" as in the paper's released code.
+    The logits are float32 under every dtype policy. The 1 x 1 convolution `class_maps` and the
+    pooling `average` are layers of their own: call `class_maps` alone for the confidence maps,
+    (batch, height, width, classes). Network in Network, section 3.2.
+
+    Arguments:
+        classes: the number of classes.
+        activation: the activation of the confidence maps. None gives linear maps; the paper's
+            released code has "relu".
+        kernel_initializer: the initializer of the 1 x 1 convolution.
+        kernel_regularizer: the regularizer of the 1 x 1 convolution.
     """
 
     def __init__(
@@ -34,7 +41,7 @@ class GlobalAveragePoolingHead(layers.Layer):
             name="class_maps",
             dtype=self.dtype_policy,
         )
-        # The mean of bfloat16 maps, taken in bfloat16, would keep two decimal digits.
+        # A mean that is computed in bfloat16 has only two decimal digits.
         self.average = layers.GlobalAveragePooling2D(name="logits", dtype="float32")
 
     def build(self, input_shape):
@@ -59,7 +66,7 @@ class GlobalAveragePoolingHead(layers.Layer):
 
 @keras.saving.register_keras_serializable("zoo")
 class CompanionHead(layers.Layer):
-    """The local classifier of a hidden layer, whose loss is the layer's companion objective.
+    """The local classifier of a hidden layer; its loss is the layer's companion objective.
 
     (batch, height, width, channels) -> (batch, classes)
 
@@ -67,14 +74,15 @@ class CompanionHead(layers.Layer):
 
     Arguments:
         classes: the number of classes.
-        form: "pool" averages each map and classifies the means: channels x classes weights.
-            "dense" classifies the flattened map, as the released code does: height x width times
-            as many weights (2.58 million on the three taps of the CIFAR-10 net, 2.7 times the
-            net itself).
-        kernel_initializer, kernel_regularizer: of the classifier.
+        form: "pool" averages each map and classifies the means, with channels x classes weights.
+            "dense" classifies the flattened map, as the released code does. That takes
+            height x width times as many weights: 2.58 million on the three taps of the CIFAR-10
+            net, which is 2.7 times the net itself.
+        kernel_initializer: the initializer of the classifier.
+        kernel_regularizer: the regularizer of the classifier.
 
     Raises:
-        ValueError: for an unknown form, or a feature that is not a map.
+        ValueError: if the form is unknown, or if the input is not a map.
     """
 
     def __init__(
@@ -106,7 +114,7 @@ class CompanionHead(layers.Layer):
         if len(input_shape) != 4:
             raise ValueError(
                 f"CompanionHead {self.name!r} received a feature of shape {tuple(input_shape)}; it "
-                "expects maps, (batch, height, width, channels): attach it to a convolution."
+                "expects maps, (batch, height, width, channels). Attach it to a convolution."
             )
         self.features.build(input_shape)
         self.classifier.build(self.features.compute_output_shape(input_shape))
@@ -130,21 +138,21 @@ class CompanionHead(layers.Layer):
 
 @keras.saving.register_keras_serializable("zoo")
 class DecodingHead(layers.Layer):
-    """The decoder of a hidden layer, a companion that needs no labels: back to an earlier map.
+    """The decoder of a hidden layer: a companion that reconstructs an earlier map, without labels.
 
-    [(batch, h, w, channels) hidden map, (batch, height, width, c) earlier map] ->
-    (batch,) mean squared errors of the reconstruction
+    [(batch, h, w, channels) hidden map, (batch, height, width, c) earlier map] -> (batch,)
 
-    `decode(hidden)` gives the reconstruction itself, (batch, height, width, c): a bilinear resize
-    and a 3 x 3 convolution. It computes in float32 under every dtype policy, and the earlier map
-    learns nothing from it. Zhang, Lee and Lee, arXiv:1606.06582 (layer-wise decoding).
+    The output is the mean squared error of the reconstruction. `decode(hidden)` returns the
+    reconstruction itself, (batch, height, width, c): a bilinear resize and a 3 x 3 convolution. The
+    layer computes in float32 under every dtype policy. The earlier map receives no gradient. Zhang,
+    Lee and Lee, arXiv:1606.06582 (layer-wise decoding).
 
     Arguments:
-        of: the layer whose output is decoded, such as the one below; None for the images, as
-            pixel values / 255.
+        of: the name of the layer whose output is reconstructed, such as the layer below. With None
+            the images are reconstructed, as pixel values / 255.
 
     Raises:
-        ValueError: for features that are not maps.
+        ValueError: if one of the inputs is not a map.
     """
 
     def __init__(self, of=None, **kwargs):
@@ -165,6 +173,7 @@ class DecodingHead(layers.Layer):
         self.convolution.build((*hidden[:1], *self.size, hidden[-1]))
 
     def decode(self, hidden):
+        """Reconstruct the earlier map: (batch, h, w, channels) -> (batch, height, width, c)."""
         return self.convolution(ops.image.resize(hidden, self.size, interpolation="bilinear"))
 
     def call(self, inputs):

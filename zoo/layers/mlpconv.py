@@ -8,27 +8,34 @@ from zoo.layers.normalization import BatchNormalization
 
 @keras.saving.register_keras_serializable("zoo")
 class MLPConv(layers.Layer):
-    """A small network slid over the image: a k x k convolution, then 1 x 1 convolutions.
+    """A small network that slides over the image: a k x k convolution, then 1 x 1 convolutions.
 
     (batch, height, width, channels) -> (batch, new height, new width, filters[-1])
 
     The 1 x 1 convolutions are the hidden layers of a multilayer perceptron that all receptive
     fields share ("cascaded cross channel parametric pooling"). An activation follows each
-    convolution, after the normalization where there is one. Network in Network, section 3.1,
-    equation 2.
+    convolution; a normalization, if there is one, stands between them. Network in Network,
+    section 3.1, equation 2.
 
     Arguments:
-        filters: the widths, one a convolution: (192, 160, 96) is the first block of the paper.
-        kernel_size, strides, padding: of the first convolution; the others are 1 x 1.
-        activation: after each convolution but, if `final_activation` says otherwise, the last.
-        final_activation: after the last one; "same" as the others, or None for linear maps.
-        kernel_initializer: one for all convolutions, or a list of one each.
-        kernel_regularizer: for all convolutions.
-        normalization: None or "batch". Batch normalization takes the place of the biases.
+        filters: the width of each convolution. The first block of the paper has (192, 160, 96).
+        kernel_size: the kernel size of the first convolution. The others are 1 x 1.
+        strides: the strides of the first convolution.
+        padding: the padding of the first convolution.
+        activation: the activation after each convolution.
+        final_activation: the activation after the last convolution. "same" takes `activation`;
+            None gives linear maps.
+        kernel_initializer: one initializer for all convolutions, or a list with one for each.
+        kernel_regularizer: the regularizer of all convolutions.
+        normalization: None, "batch", or a Keras layer or layer class that keeps the shape of its
+            input, such as `keras.layers.GroupNormalization(8)`. Each convolution gets its own copy,
+            made from the configuration, in the dtype policy of this layer. "batch" is
+            `zoo.BatchNormalization(momentum=0.9)`. With a normalization the convolutions have no
+            biases.
 
     Raises:
-        ValueError: for no filters, an unknown normalization, or a list of initializers that does
-            not match the filters.
+        ValueError: if there are no filters, if the normalization is none of the above, or if the
+            list of initializers does not match the filters.
     """
 
     def __init__(
@@ -51,10 +58,10 @@ class MLPConv(layers.Layer):
             raise ValueError(
                 "MLPConv received no filters; it needs at least one, e.g. (96, 64, 48)."
             )
-        if normalization not in (None, "batch"):
-            raise ValueError(f'normalization is None or "batch"; received {normalization!r}.')
+        prototype = normalization_layer(normalization)
         self.kernel_size, self.strides, self.padding = kernel_size, strides, padding
-        self.normalization = normalization
+        # A layer stands here as its class: Keras would save the layer itself as a part of this one.
+        self.normalization = normalization if normalization in (None, "batch") else type(prototype)
         self.activation = keras.activations.get(activation)
         self.final_activation = (
             self.activation
@@ -66,20 +73,18 @@ class MLPConv(layers.Layer):
         if len(kernel_initializer) != len(self.filters):
             raise ValueError(
                 f"MLPConv received {len(kernel_initializer)} initializers for {len(self.filters)} "
-                "convolutions; give one for all, or one each."
+                "convolutions; give one for all, or one for each."
             )
-        self.kernel_initializer = [keras.initializers.get(i) for i in kernel_initializer]
+        self.kernel_initializer = [
+            keras.initializers.get(initializer) for initializer in kernel_initializer
+        ]
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
 
         self.convolutions = [self._convolution(index) for index in range(len(self.filters))]
         self.normalizations = [
-            # Keras' momentum of 0.99 needs some 500 steps before evaluation can be trusted: an
-            # epoch of a small data set has ten.
-            BatchNormalization(
-                momentum=0.9, name=f"{convolution.name}_norm", dtype=self.dtype_policy
-            )
+            copy_of(prototype, name=f"{convolution.name}_norm", dtype=self.dtype_policy)
             for convolution in self.convolutions
-            if normalization == "batch"
+            if prototype is not None
         ]
 
     def _convolution(self, index):
@@ -90,7 +95,7 @@ class MLPConv(layers.Layer):
             strides=self.strides if first else 1,
             padding=self.padding,
             use_bias=self.normalization is None,
-            # A copy: a seeded initializer shared by two kernels would draw both alike.
+            # A copy: two kernels that share a seeded initializer would start with equal values.
             kernel_initializer=self.kernel_initializer[index].clone(),
             kernel_regularizer=self.kernel_regularizer,
             name="conv" if first else f"cccp{index}",
@@ -120,6 +125,11 @@ class MLPConv(layers.Layer):
         return input_shape
 
     def get_config(self):
+        normalization = self.normalization
+        if self.normalizations and normalization != "batch":
+            normalization = keras.saving.serialize_keras_object(self.normalizations[0])
+            # The shape of the first copy; the others have shapes of their own.
+            normalization.pop("build_config", None)
         return {
             **super().get_config(),
             "filters": self.filters,
@@ -129,8 +139,38 @@ class MLPConv(layers.Layer):
             "activation": keras.activations.serialize(self.activation),
             "final_activation": keras.activations.serialize(self.final_activation),
             "kernel_initializer": [
-                keras.initializers.serialize(i) for i in self.kernel_initializer
+                keras.initializers.serialize(initializer) for initializer in self.kernel_initializer
             ],
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "normalization": self.normalization,
+            "normalization": normalization,
         }
+
+    @classmethod
+    def from_config(cls, config):
+        normalization = config.get("normalization")
+        if isinstance(normalization, dict):
+            normalization = keras.saving.deserialize_keras_object(normalization)
+        return super().from_config({**config, "normalization": normalization})
+
+
+def normalization_layer(normalization):
+    """Return the layer that the normalizations of an MLPConv are copies of; None for no layer."""
+    if normalization is None:
+        return None
+    if normalization == "batch":
+        # Keras' momentum of 0.99 needs some 500 steps before evaluation can be trusted. An epoch of
+        # a small data set has ten.
+        return BatchNormalization(momentum=0.9)
+    if isinstance(normalization, type) and issubclass(normalization, layers.Layer):
+        return normalization()
+    if isinstance(normalization, layers.Layer):
+        return normalization
+    raise ValueError(
+        'normalization is None, "batch", or a Keras layer or layer class, such as '
+        f"keras.layers.GroupNormalization(8); received {normalization!r}."
+    )
+
+
+def copy_of(layer, **changes):
+    """Return a layer of the same configuration, except for the changes."""
+    return type(layer).from_config({**layer.get_config(), **changes})

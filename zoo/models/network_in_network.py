@@ -3,7 +3,8 @@
 import keras
 from keras import layers
 
-from zoo.layers import BatchNormalization, GlobalAveragePoolingHead, MLPConv
+from zoo.layers import GlobalAveragePoolingHead, MLPConv
+from zoo.layers.mlpconv import copy_of, normalization_layer
 from zoo.models import pretrained
 from zoo.models.variants import VARIANTS
 
@@ -21,6 +22,7 @@ def nin(
     head="pool",
     head_dropout=0.0,
     linear_taps=False,
+    normalization=None,
     kernel_regularizer=None,
     name="nin",
 ):
@@ -59,6 +61,8 @@ def nin(
         linear_taps: make the first convolution of each mlpconv layer a layer of its own, `conv1`,
             `conv2`, ..., whose output, before its ReLU, the released code of Deeply-Supervised
             Nets supervises. The function and the parameters are the same.
+        normalization: what follows each convolution, as `MLPConv` takes it: "batch", or a Keras
+            layer or layer class. None for the variant's own.
         kernel_regularizer: of all convolutions, and of a dense head. Caffe's weight decay d is
             `L2(d / 2)` here.
 
@@ -94,9 +98,15 @@ def nin(
     images = x = keras.Input(input_shape, name="images")
     for layer in _as_list(preprocessing):
         x = layer(x)
+    normalization = normalization or spec.normalization
     for index, block in enumerate(spec.blocks, 1):
         for layer in _mlpconv(
-            index, block, width, spec.normalization, kernel_regularizer, linear_taps
+            index,
+            block,
+            width,
+            normalization or spec.normalization,
+            kernel_regularizer,
+            linear_taps,
         ):
             x = layer(x)
         if index < len(spec.blocks):
@@ -151,7 +161,7 @@ def _mlpconv(index, block, width, normalization, kernel_regularizer, linear_tap)
         **common,
     )
     if normalization:
-        yield BatchNormalization(momentum=0.9, name=f"conv{index}_norm")
+        yield copy_of(normalization_layer(normalization), name=f"conv{index}_norm")
     yield layers.ReLU(name=f"relu{index}")
     if filters[1:]:
         yield MLPConv(filters[1:], 1, kernel_initializer=initializers[1:], **mlp)

@@ -1,1 +1,1 @@
-"""The page of a run folder, and its figures."""
+"""The page of a run folder and its figures."""

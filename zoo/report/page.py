@@ -1,4 +1,4 @@
-"""The page of a run folder: what was trained, how well it does, and how to get it again."""
+"""Write the page of a run folder: the results, the figures, and how to reproduce the run."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from zoo import files, measures
-from zoo.report import figures
+from zoo.report import confidence_maps, figures
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _BATCH = 256
@@ -20,25 +20,26 @@ _EXAMPLES_WITH_MAPS = 5
 def write(run, model, data):
     """Draw `figures/*.png` of a finished run, write its `report.html`, and return that file's path.
 
-    The page is one file that refers to nothing outside itself. The headline is what results.json
-    says; tables and figures come from the answers of `model` to `data`.
+    The page is one file, and refers to nothing outside itself. The headline shows the results of
+    results.json. The tables and figures come from the answers of `model` to `data`.
 
     Arguments:
         run: a finished `zoo.runs.Run`.
         model: a built Keras model, raw pixels 0..255 (batch, h, w, c) -> logits (batch, classes).
-            The confidence maps are those of its layer `class_maps`, if it has one.
-        data: what results.json was measured on, a `zoo.data.ImageData`.
+            If it has a layer `class_maps`, the page shows its maps as confidence maps.
+        data: the `zoo.data.ImageData` that the run was evaluated on.
 
     Raises:
-        FileNotFoundError: for a folder that lacks one of the four files.
-        ValueError: for a model that does not give one logit an image and label name.
+        FileNotFoundError: if the folder lacks recipe.json, versions.json, results.json or
+            metrics.csv.
+        ValueError: if the model does not give one logit for each label name.
     """
     recipe, versions, results, history = run.record, run.versions, run.results, run.history
     images, labels, names = data.images, data.labels, data.label_names
-    probabilities = _probabilities(model, images, names)
+    probabilities = probabilities_of(model, images, names)
     predictions = probabilities.argmax(axis=1)
 
-    drawn = {
+    drawings = {
         "learning_curves": figures.learning_curves(history, results["evaluated_on"]),
         "head_losses": figures.head_losses(history),
         "exit_errors": figures.exit_errors(results.get("exits"), results["evaluated_on"]),
@@ -56,7 +57,7 @@ def write(run, model, data):
         classes=measures.per_class(counts, names),
         confusions=measures.confusions(counts, names),
         mistakes=int(counts.sum() - np.trace(counts)),
-        figures=_save(drawn, run.figures),
+        figures=_save(drawings, run.figures),
         run=shlex.quote(str(run.folder)),
         model_file=repr(str(run.model_file)),
         data_name=data.name,
@@ -67,7 +68,7 @@ def write(run, model, data):
 
 
 def _in_batches(model, images):
-    # Calls, where `predict` would compile the model once more for these few batches.
+    # Plain calls: `predict` would compile the model again for these few batches.
     return np.concatenate(
         [
             keras.ops.convert_to_numpy(
@@ -78,7 +79,12 @@ def _in_batches(model, images):
     )
 
 
-def _probabilities(model, images, names):
+def probabilities_of(model, images, names):
+    """Return a model's probabilities for images, (n, h, w, c) in 0..255 -> (n, classes).
+
+    Raises:
+        ValueError: if the model does not give one logit for each of `names`.
+    """
     logits = _in_batches(model, images)
     if logits.shape != (len(images), len(names)):
         raise ValueError(
@@ -89,7 +95,10 @@ def _probabilities(model, images, names):
 
 
 def _confidence_maps(model, images, labels, probabilities, names):
-    """The maps of the first image of some classes, spread evenly, and of the surest mistake."""
+    """Draw the maps of some images: the first of evenly spread classes, and the surest mistake.
+
+    Returns None if the model has no layer `class_maps` with one map for each class.
+    """
     layer = next((layer for layer in model.layers if layer.name == "class_maps"), None)
     if layer is None or layer.output.shape[3:] != (len(names),):
         return None
@@ -101,25 +110,30 @@ def _confidence_maps(model, images, labels, probabilities, names):
     if certainty.any() and certainty.argmax() not in chosen:
         chosen = np.append(chosen, certainty.argmax())
     maps = _in_batches(keras.Model(model.input, layer.output), images[chosen])
-    return figures.confidence_maps(images[chosen], maps, labels[chosen], predictions[chosen], names)
+    return confidence_maps.draw(images[chosen], maps, labels[chosen], predictions[chosen], names)
 
 
 def _disagreement(results, counts):
+    """Return a warning in a list if the model now makes another number of mistakes."""
     recorded = (round((1 - results["accuracy"]) * results["examples"]), results["examples"])
-    found = (int(counts.sum() - np.trace(counts)), int(counts.sum()))
-    if recorded == found:
+    counted = (int(counts.sum() - np.trace(counts)), int(counts.sum()))
+    if recorded == counted:
         return []
     return [
-        f"results.json records {recorded[0]} mistakes in {recorded[1]} images; the model as called "
-        f"for this page makes {found[0]} in {found[1]}. Tables and pictures below show the latter."
+        f"results.json records {recorded[0]} mistakes in {recorded[1]} images, but the model made "
+        f"{counted[0]} in {counted[1]} when this page was drawn. The tables and figures below show "
+        "the latter."
     ]
 
 
-def _save(drawn, folder):
-    """Write each figure as a PNG and return it as a data URI; remove what is no longer drawn."""
+def _save(drawings, folder):
+    """Write each figure as a PNG file, and return {name: data URI}.
+
+    The file of a figure that is None is removed: a page from before may have left it.
+    """
     folder.mkdir(exist_ok=True)
     uris = {}
-    for name, figure in drawn.items():
+    for name, figure in drawings.items():
         file = folder / f"{name}.png"
         if figure is None:
             file.unlink(missing_ok=True)

@@ -1,28 +1,34 @@
-"""What workers on several machines agree on."""
+"""Let the workers of a training agree: on a stop, on the run folder, on the end."""
 
 import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from zoo.errors import ZooError
 from zoo.training.strategy import StrategyError, several_workers, workers
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 
 class WorkerLost(ZooError, RuntimeError):
-    """Another worker stopped; the training goes on when all are started again."""
+    """Another worker stopped. Start all workers again, and the training resumes."""
 
 
 class Ballot:
-    """What a worker wishes, and what all learn after the same step that some worker wished.
+    """Lets workers agree when to save or stop: `agreed` is the maximum request of all workers.
 
-    `wish` is set here, a whole number in 0..63; `agreed` is the largest that any has.
+    Each worker sets its `wish`, a whole number in 0..63, where 0 requests nothing. After the next
+    step all workers read the same value in `agreed`.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.wish = self.agreed = 0
 
 
 @contextlib.contextmanager
-def workers_watched():
-    """The errors of TensorFlow that mean that another process is gone, as one that says so."""
+def workers_watched() -> Iterator[None]:
+    """While active, turn TensorFlow's errors about a lost process into `WorkerLost`."""
     import tensorflow as tf
 
     lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
@@ -37,19 +43,29 @@ def workers_watched():
         ) from error
 
 
-def check_same_everywhere(strategy, what, number):
-    """Raise StrategyError unless all workers have the same number."""
+def check_same_everywhere(strategy: "tf.distribute.Strategy", what: str, number: int) -> None:
+    """Check that all workers have the same number; every worker must call this.
+
+    Arguments:
+        strategy: the strategy of the training.
+        what: the name of the number, for the message.
+        number: this worker's number.
+
+    Raises:
+        StrategyError: if the numbers differ.
+        WorkerLost: if another worker stopped.
+    """
     import tensorflow as tf
 
-    def mine():
+    def own_number():
         return tf.constant([number], tf.int64)
 
     @tf.function(autograph=False)
-    def everyone():
-        return strategy.gather(strategy.run(mine), axis=0)
+    def all_numbers():
+        return strategy.gather(strategy.run(own_number), axis=0)
 
     with workers_watched():
-        numbers = set(everyone().numpy().tolist())
+        numbers = set(all_numbers().numpy().tolist())
     if len(numbers) > 1:
         raise StrategyError(
             f"The workers are at different numbers of {what}: {sorted(numbers)}. They must see the "
@@ -57,7 +73,7 @@ def check_same_everywhere(strategy, what, number):
         )
 
 
-def wait_for_all(strategy):
-    """Until all workers are here."""
+def wait_for_all(strategy: "tf.distribute.Strategy | None") -> None:
+    """Wait until all workers have called this; with one process, return at once."""
     if strategy is not None and several_workers(strategy):
         check_same_everywhere(strategy, "end", 0)

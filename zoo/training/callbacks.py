@@ -1,8 +1,10 @@
-"""What the runner does between the steps: count, watch, save, stop."""
+"""The callbacks of the runner: count steps, watch the loss, save the state, stop."""
 
 import inspect
 import math
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -10,48 +12,52 @@ import numpy as np
 from zoo.training import distribute
 from zoo.training.stopping import Interrupted, TimeUp, TrainingError
 
+if TYPE_CHECKING:
+    from zoo.training.session import Session
+
 
 class ShortFirstEpoch(keras.callbacks.Callback):
-    """End a resumed epoch where it would have ended, and give it back the metrics it had.
+    """End a resumed epoch where it would have ended, and restore the metrics that it had.
 
-    First in the list: Keras must see `stop_training` only between the last step and here.
+    It must be the first callback, since Keras may see `stop_training` only between the last step
+    and this callback's `on_epoch_end`.
     """
 
-    def __init__(self, session):
+    def __init__(self, session: "Session") -> None:
         super().__init__()
         self.session = session
-        self.remaining = None
-        self.cut = False
+        self.remaining = 0
+        self.ended_early = False
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         done = self.session.position["step"] - epoch * self.session.steps_an_epoch
         self.remaining = self.session.steps_an_epoch - done
         if self.session.metrics is not None:
             self.session.counted.write(self.session.metrics)
             self.session.metrics = None
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.remaining -= 1
-        self.cut = not self.remaining and not self.model.stop_training
-        if self.cut:
+        self.ended_early = not self.remaining and not self.model.stop_training
+        if self.ended_early:
             self.model.stop_training = True
 
-    def on_epoch_end(self, epoch, logs=None):
-        if self.cut:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self.ended_early:
             self.model.stop_training = False
 
 
 class Watch(keras.callbacks.Callback):
-    """Stop on a loss that is not finite; notice a net that never starts to learn."""
+    """Stop if the loss is not finite, or the net never starts to learn."""
 
     DEAD_WARNING, DEAD_STOP = 200, 2000  # steps with the loss at ln(classes)
 
-    def __init__(self, session):
+    def __init__(self, session: "Session") -> None:
         super().__init__()
         self.session = session
         self.dead_steps = 0
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         step = self.session.position["step"] + 1
         if not math.isfinite(logs["loss"]):
             raise TrainingError(
@@ -60,7 +66,7 @@ class Watch(keras.callbacks.Callback):
             )
         chance = math.log(self.session.training.classes)
         loss = logs.get("output_loss", logs["loss"])
-        # A net whose class maps are all negative behind a ReLU gives logits 0: exactly this loss.
+        # If all class maps are negative before a ReLU, the logits are 0: exactly this loss.
         self.dead_steps = self.dead_steps + 1 if abs(loss - chance) < 1e-4 else 0
         if self.dead_steps == self.DEAD_WARNING:
             self.session.warn(_dead(step, chance))
@@ -76,40 +82,58 @@ def _dead(step, chance):
     )
 
 
-_SAVE, _TIME_UP = 1, 63  # between them the numbers of signals; the largest wish comes true
+# The wishes of a worker: 0 for nothing, _SAVE, the number of a signal, or _TIME_UP. The largest
+# wish of all workers is carried out.
+_SAVE, _TIME_UP = 1, 63
 
 
 class State(keras.callbacks.Callback):
-    """Count steps, keep the history, and commit. Last in the list, to see what the others did."""
+    """Count the steps, keep the history, and save the state.
 
-    def __init__(self, session, others, stop, deadline):
+    It must be the last callback, to see the effects of the others.
+
+    Arguments:
+        session: the session.
+        others: the recipe's callbacks, whose counters are saved.
+        stop: a list that receives the number of a signal, from `stop_signals`.
+        deadline: the time of `time.monotonic` to stop at; None for no limit.
+    """
+
+    def __init__(
+        self,
+        session: "Session",
+        others: Sequence[keras.callbacks.Callback],
+        stop: list[int],
+        deadline: float | None,
+    ) -> None:
         super().__init__()
         self.session, self.others, self.stop = session, others, stop
         self.deadline = deadline
         self.clock = self.saved_at = time.monotonic()
         self.ballot = distribute.Ballot()
 
-    def on_train_begin(self, logs=None):
-        for callback, memory in zip(self.others, self.session.memory or [], strict=False):
-            vars(callback).update(memory)
+    def on_train_begin(self, logs: Any = None) -> None:
+        for callback, counters in zip(self.others, self.session.counters or [], strict=False):
+            vars(callback).update(counters)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         position = self.session.position
         position["step"] += 1
         self.session.progress.step(position["step"], logs)
         if not self.session.divided:
             self.ballot.agreed = self._wish()
         if position["step"] % self.session.steps_an_epoch == 0:
-            return  # the epoch's end is about to save
+            return  # `on_epoch_end` saves
         if self.ballot.agreed:
             if keras.backend.backend() == "jax":
-                self.model.jax_state_sync()  # else the variables are those of the epoch's start
+                # Without it the variables would be those of the epoch's start.
+                self.model.jax_state_sync()
             self._save(self.session.counted.read())
-            self._leave_if_asked()
+            self._stop_if_requested()
         self.ballot.wish = self._wish()
 
     def _wish(self):
-        """For the next step, which all workers end alike: to save, to leave, or nothing."""
+        """Return the request of this process: to save, to stop, or nothing."""
         now = time.monotonic()
         if self.stop:
             return int(self.stop[0])
@@ -117,8 +141,8 @@ class State(keras.callbacks.Callback):
             return _TIME_UP
         return _SAVE if now - self.saved_at > self.session.checkpoint_seconds else 0
 
-    def on_epoch_end(self, epoch, logs=None):
-        self._tick()
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._count_seconds()
         position = self.session.position
         row = {
             "epoch": epoch + 1,
@@ -132,24 +156,24 @@ class State(keras.callbacks.Callback):
         position["finished"] = self.model.stop_training or epoch + 1 == self.params["epochs"]
         self._save(None)
         self.session.progress.epoch(row)
-        self._leave_if_asked()
+        self._stop_if_requested()
 
-    def _tick(self):
+    def _count_seconds(self):
         now = time.monotonic()
         self.session.position["seconds"] += now - self.clock
         self.clock = now
 
     def _save(self, metrics):
-        self._tick()
-        self.session.save([_memory(callback) for callback in self.others], metrics)
+        self._count_seconds()
+        self.session.save([_counters(callback) for callback in self.others], metrics)
         self.saved_at = time.monotonic()
 
-    def _leave_if_asked(self):
+    def _stop_if_requested(self):
         if self.session.position["finished"]:
             return
-        if self.ballot.agreed > _SAVE and self.session.unsaved:
+        if self.ballot.agreed > _SAVE and self.session.save_error:
             raise TrainingError(
-                f"Stopped, and the state could not be saved ({self.session.unsaved}); the last "
+                f"Stopped, and the state could not be saved ({self.session.save_error}); the last "
                 "good one is kept."
             )
         if self.ballot.agreed == _TIME_UP:
@@ -158,10 +182,10 @@ class State(keras.callbacks.Callback):
             raise Interrupted(self.ballot.agreed, self.session.position["step"])
 
 
-def _memory(callback):
-    """What a callback has counted and compared: its plain attributes but its arguments.
+def _counters(callback):
+    """Return the counters of a callback: its plain attributes, without its arguments.
 
-    Keras turns the sign of an argument, `min_delta`, in use; put back, it would be turned twice.
+    Keras changes the sign of the argument `min_delta`. A restored one would change it twice.
     """
     arguments = inspect.signature(type(callback)).parameters
     return {

@@ -1,17 +1,20 @@
-"""Training state on disk: one commit holds everything, and a commit is there whole or not at all.
+"""Save and restore the training state in commits, which are complete or do not exist.
 
-A commit is a folder `step-00001234` with `state.npz` and `meta.json`, written under another name,
-flushed to the disk and renamed. `meta.json` has the checksum of `state.npz` and its own. Keras'
-checkpoints are overwritten in place: a kill at the wrong moment leaves the newest torn and the one
-before it gone.
+A commit is a folder `step-00001234` with `state.npz` and `meta.json`. It is written under another
+name, flushed to the disk and renamed. `meta.json` has the checksum of `state.npz` and its own.
+Keras overwrites its checkpoints in place: a kill at the wrong moment leaves the newest one
+incomplete, and the one before it is gone.
 """
 
 import hashlib
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 
 from zoo import files
@@ -21,14 +24,27 @@ _PREFIX, _UNFINISHED = "step-", ".tmp"
 
 
 class CheckpointError(ZooError, RuntimeError):
-    """A checkpoint that cannot be used: of another model, or none left that is whole."""
+    """A checkpoint cannot be used: it is of another model, or all are damaged."""
 
 
-def save(folder, step, variables, meta, keep=2):
-    """Commit `variables`, a list of Keras variables, and `meta`, what JSON can hold.
+def save(
+    folder: Path | str,
+    step: int,
+    variables: Sequence[keras.Variable],
+    meta: dict[str, Any],
+    keep: int = 2,
+) -> Path:
+    """Commit the variables and `meta`; return the commit's folder.
 
-    Returns the commit's path. The `keep` newest commits stay. Raises OSError if it cannot be
-    written, and leaves the older commits as they are.
+    Arguments:
+        folder: the folder of all commits.
+        step: the number of the step, which names the commit.
+        variables: Keras variables.
+        meta: values that JSON can hold.
+        keep: how many of the newest commits stay.
+
+    Raises:
+        OSError: if the commit cannot be written. The older commits stay as they are.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +68,7 @@ def save(folder, step, variables, meta, keep=2):
             file.write(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}\n")
         files.flush(partial / "meta.json")
         files.flush(partial)
-        if final.exists():  # the same step again, after a resume: the same state
+        if final.exists():  # a resumed training saves the same step, with the same state
             shutil.rmtree(final)
         partial.rename(final)
         files.flush(folder)
@@ -64,14 +80,24 @@ def save(folder, step, variables, meta, keep=2):
     return final
 
 
-def restore(folder, variables):
-    """Set `variables` from the newest whole commit.
+def restore(
+    folder: Path | str, variables: Sequence[keras.Variable]
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Set the variables to the values of the newest undamaged commit.
 
-    Returns (meta, names of the damaged commits passed over), or (None, []) if there never was a
-    commit. Raises CheckpointError if all commits are damaged, or if the newest whole one is of
-    other variables.
+    Arguments:
+        folder: the folder of all commits.
+        variables: the Keras variables that were saved, in the same order.
+
+    Returns:
+        The commit's `meta` and the names of newer commits that are damaged; (None, []) if there
+        is no commit.
+
+    Raises:
+        CheckpointError: if all commits are damaged, or the newest undamaged one has other
+            variables.
     """
-    damaged = []
+    damaged: list[str] = []
     for commit in reversed(_commits(Path(folder))):
         record = _read(commit)
         if record is None:
@@ -94,8 +120,8 @@ def restore(folder, variables):
     return None, []
 
 
-def latest_step(folder):
-    """The step of the newest commit that is whole, or None."""
+def latest_step(folder: Path | str) -> int | None:
+    """Return the step of the newest undamaged commit; None if there is none."""
     for commit in reversed(_commits(Path(folder))):
         if _read(commit):
             return int(commit.name.removeprefix(_PREFIX))
@@ -103,7 +129,7 @@ def latest_step(folder):
 
 
 def _read(commit):
-    """The record of a commit, or None if any of its bytes is not what was written."""
+    """Return the record of a commit; None if any of its bytes has changed."""
     try:
         checksum, text = (commit / "meta.json").read_text(encoding="utf-8").splitlines()
         if hashlib.sha256(text.encode()).hexdigest() != checksum:
@@ -115,25 +141,25 @@ def _read(commit):
 
 
 def _commits(folder):
-    """Committed folders, oldest first."""
-    found = folder.glob(f"{_PREFIX}*") if folder.is_dir() else []
-    return sorted(path for path in found if path.is_dir() and path.suffix != _UNFINISHED)
+    """Return the folders of the commits, oldest first."""
+    paths = folder.glob(f"{_PREFIX}*") if folder.is_dir() else []
+    return sorted(path for path in paths if path.is_dir() and path.suffix != _UNFINISHED)
 
 
 def _array(variable):
     value = np.asarray(variable)
-    # npz knows no bfloat16; float32 holds each of its values.
+    # The npz format has no bfloat16. float32 represents all of its values exactly.
     return value.astype("float32") if value.dtype.name == "bfloat16" else value
 
 
 def _description(variables):
-    # Keras numbers the names of layers over the life of a process: dense_7 here is dense there.
+    # Keras numbers layer names within a process: dense_7 in one process is dense in another.
     names = (re.sub(r"_\d+(?=[/_]|$)", "", variable.path) for variable in variables)
     return [[n, list(v.shape), str(v.dtype)] for n, v in zip(names, variables, strict=True)]
 
 
 def _difference(saved, present):
-    for one, other in zip(saved, present, strict=False):
-        if one != other:
-            return f"it has {one}, where the recipe makes {other}."
+    for old, new in zip(saved, present, strict=False):
+        if old != new:
+            return f"it has {old}, where the recipe makes {new}."
     return f"it has {len(saved)} variables, where the recipe makes {len(present)}."

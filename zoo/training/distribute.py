@@ -1,6 +1,6 @@
-"""The same training on one device, many devices and many machines, under `tf.distribute`.
+"""Train on one device, several devices or several machines, under `tf.distribute`.
 
-`make_strategy` finds the devices, `fit` trains on them with the numbers of one device.
+`make_strategy` finds the devices. `fit` trains on them and gives the same numbers as one device.
 """
 
 from zoo.training.agreement import (

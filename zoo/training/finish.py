@@ -1,4 +1,6 @@
-"""The files that a person opens when a training is finished: the model, its results, the page."""
+"""Write the files of a finished training: the model, its results, the page."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -8,11 +10,19 @@ from zoo.saving import shipped, supervised
 from zoo.training import plan
 from zoo.training.measuring import measure
 
-JUDGED_AT_ONCE = 256
+if TYPE_CHECKING:
+    from zoo.training.session import Session
+
+_BATCH_SIZE = 256
 
 
-def finish(session, page: bool) -> None:
-    """Write the model that ships, results.json and, with `page`, the page and example images."""
+def finish(session: "Session", page: bool) -> None:
+    """Write the model that ships and its results into the run folder.
+
+    Arguments:
+        session: the session, after its last epoch.
+        page: also draw the page, and write a few example images.
+    """
     session.progress.stop()
     if session.strategy is not None:
         session.model = _undistributed(session)
@@ -25,10 +35,10 @@ def finish(session, page: bool) -> None:
     session.run.write_history(session.history)
     if page:
         _write_examples(session)
-    # Written last but for the page, which can be drawn again: its presence says "complete".
+    # The results mark the run as finished. Only the page comes later: it can be drawn again.
     session.run.write_results(results)
     if page:
-        from zoo.report import page as report  # it draws with packages that an archive lacks
+        from zoo.report import page as report  # an archive of `zoo pack` lacks its packages
 
         report.write(session.run, model, session.judging)
     session.progress.say(
@@ -39,8 +49,8 @@ def finish(session, page: bool) -> None:
 
 
 def _results(session, model):
-    """What results.json holds."""
-    judging, names = session.judging, session.names
+    """Return the contents of results.json."""
+    judging, names = session.judging, session.label_names
     logits, loss = measure(model, judging)
     labels, examples = judging.labels, judging.examples
     counts = measures.confusion_counts(labels, logits.argmax(1), len(names))
@@ -68,22 +78,25 @@ def _results(session, model):
 
 
 def _undistributed(session):
-    """The model again, with the same weights, for this process alone."""
-    model = plan.make(session.recipe, session.training, session.steps).model
+    """Return a copy of the model that belongs to no strategy."""
+    model = plan.make_plan(session.recipe, session.training, session.steps).model
     for variable, trained in zip(model.variables, session.model.variables, strict=True):
         variable.assign(np.asarray(trained))
     return model
 
 
 def _exits(model, judging: ImageData):
-    """{layer, or "output": accuracy of its classifier}."""
-    logits = model.exits(judging.batches(JUDGED_AT_ONCE))
-    return {k: float((v.argmax(axis=1) == judging.labels).mean()) for k, v in logits.items()}
+    """Return {layer: accuracy of its companion's classifier}, and of "output"."""
+    logits = model.exits(judging.batches(_BATCH_SIZE))
+    return {
+        layer: float((scores.argmax(axis=1) == judging.labels).mean())
+        for layer, scores in logits.items()
+    }
 
 
 def _write_examples(session, count=8):
-    """A few of the images judged on, as files to try `zoo predict` with."""
-    from PIL import Image  # which an archive of `zoo pack` lacks
+    """Write a few of the evaluated images as files, to try `zoo predict` with."""
+    from PIL import Image  # an archive of `zoo pack` lacks it
 
     judging = session.judging
     session.run.examples.mkdir(exist_ok=True)
@@ -91,8 +104,8 @@ def _write_examples(session, count=8):
         int(np.argmax(judging.labels == label)) for label in np.unique(judging.labels)[:count]
     ]
     for index in firsts:
-        label = session.names[judging.labels[index]]
+        label = session.label_names[judging.labels[index]]
         name = "".join(character if character.isalnum() else "_" for character in label)
-        image = judging.images[index]
-        image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        pixels = judging.images[index]
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         image.save(session.run.examples / f"{index:05d}_{name}.png")

@@ -7,7 +7,7 @@ from zoo.data import ImageData
 
 
 def measure(model: keras.Model, images: ImageData) -> tuple[np.ndarray, float]:
-    """(logits (n, classes), mean cross-entropy in nats) of a model over an `ImageData`."""
+    """Return a model's logits (n, classes) and its mean cross-entropy in nats, over n images."""
     logits = model.predict(images.batches(256), verbose=0)
     losses = keras.losses.sparse_categorical_crossentropy(images.labels, logits, from_logits=True)
     return logits, float(keras.ops.mean(losses))

@@ -1,4 +1,6 @@
-"""A recipe's plan, made and checked: the compiled model, and the callbacks of the recipe."""
+"""Load a recipe's data, make its plan, and check both before the first step."""
+
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -8,15 +10,24 @@ from zoo.recipe import Plan, Recipe, RecipeError
 from zoo.saving import shipped
 from zoo.training import distribute
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 
 def checked_data(recipe: Recipe) -> tuple[ImageData, ImageData]:
-    """(training images, images to be judged on); raises RecipeError or DataError."""
+    """Return the training images and the images to evaluate on.
+
+    Raises:
+        RecipeError: if the two differ in shape or classes, or a batch has more images than there
+            are.
+        zoo.data.DataError: if the images cannot be read, or the augmentation does not suit them.
+    """
     training, judging = recipe.datasets()
-    for what in ("image_shape", "label_names"):
-        if getattr(training, what) != getattr(judging, what):
+    for name in ("image_shape", "label_names"):
+        if getattr(training, name) != getattr(judging, name):
             raise RecipeError(
-                f"{training.name} has the {what} {getattr(training, what)} to train with, and "
-                f"{getattr(judging, what)} to be judged by."
+                f"{training.name} has the {name} {getattr(training, name)} to train with, and "
+                f"{getattr(judging, name)} to be judged by."
             )
     if recipe.batch_size > training.examples:
         raise RecipeError(
@@ -27,25 +38,40 @@ def checked_data(recipe: Recipe) -> tuple[ImageData, ImageData]:
     return training, judging
 
 
-def make(recipe: Recipe, training: ImageData, steps: int) -> Plan:
-    """The recipe's plan; raises RecipeError for what its factories refuse."""
+def make_plan(recipe: Recipe, training: ImageData, steps: int) -> Plan:
+    """Return the recipe's plan.
+
+    Raises:
+        RecipeError: if one of the recipe's methods refuses a value.
+    """
     try:
         return recipe.plan(training, steps)
     except RecipeError:
         raise
-    except ValueError as error:  # of a factory that was given what it cannot use
+    except ValueError as error:  # a factory refuses an argument
         raise RecipeError(f"{type(recipe).__module__}: {error}") from error
 
 
-def compiled(recipe: Recipe, training: ImageData, steps: int, strategy) -> Plan:
-    """The plan, its model compiled and its optimizer built in the strategy's scope.
+def compiled_plan(
+    recipe: Recipe,
+    training: ImageData,
+    steps: int,
+    strategy: "tf.distribute.Strategy | None",
+) -> Plan:
+    """Return the recipe's plan, with its model compiled in the strategy's scope.
+
+    Arguments:
+        recipe: the recipe.
+        training: the training images.
+        steps: the number of steps of the whole training.
+        strategy: a strategy; None for one device.
 
     Raises:
-        RecipeError: for a model of another number of classes, or options of other backends.
-        zoo.distribute.StrategyError: for what would train otherwise on several replicas.
+        RecipeError: if the model has another number of classes, or an option needs another backend.
+        zoo.distribute.StrategyError: if the training would change on several replicas.
     """
     with distribute.scope(strategy):
-        plan = make(recipe, training, steps)
+        plan = make_plan(recipe, training, steps)
         classes = shipped(plan.model).output_shape[-1]
         if classes != training.classes:
             raise RecipeError(
@@ -59,8 +85,8 @@ def compiled(recipe: Recipe, training: ImageData, steps: int, strategy) -> Plan:
     return plan
 
 
-def is_divided(recipe: Recipe, strategy) -> bool:
-    """Whether a batch is trained on in parts, which Keras' own `fit` does not do as we do."""
+def is_divided(recipe: Recipe, strategy: "tf.distribute.Strategy | None") -> bool:
+    """Whether the training divides batches into parts, and so needs our own loop."""
     return strategy is not None or recipe.micro_batches > 1
 
 

@@ -1,6 +1,7 @@
-"""What a person sees while a recipe trains: a bar with the time left, and a line an epoch."""
+"""Show the progress of a training: a bar with the time left, and a line for each epoch."""
 
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -8,28 +9,33 @@ from rich.progress import Progress as Bar
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a line an epoch, and one a minute in long epochs."""
+    """On a terminal, a bar. Elsewhere, a line for each epoch and each minute of a long epoch."""
 
-    def __init__(self, console=None, quiet=False):
+    def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
         self.console = console or Console(highlight=False, quiet=quiet)
-        self.bar = None
+        self.bar: Bar | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, epochs, steps_an_epoch, done, judged_on):
-        """Begin at step `done`; `judged_on` is "test" or "validation"."""
+    def start(self, epochs: int, steps_an_epoch: int, done: int, judged_on: str) -> None:
+        """Start the clock, and the bar on a terminal.
+
+        Arguments:
+            epochs: the number of epochs of the whole training.
+            steps_an_epoch: the number of steps of an epoch.
+            done: the number of steps that were done before.
+            judged_on: the name of the images that the model is evaluated on, "test" or
+                "validation".
+        """
         self.judged_on = judged_on
-        self.epochs, self.steps_an_epoch, self.steps = (
-            epochs,
-            steps_an_epoch,
-            epochs * steps_an_epoch,
-        )
+        self.epochs, self.steps_an_epoch = epochs, steps_an_epoch
+        self.steps = epochs * steps_an_epoch
         self.first, self.began = done, time.monotonic()
-        self.spoke = self.began
+        self.last_line = self.began
         if self.console.is_terminal:
             columns = (
                 TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
@@ -41,23 +47,27 @@ class Progress:
             self.bar = Bar(
                 *columns, console=self.console, transient=True, speed_estimate_period=120
             )
-            fields = {"epoch": done // steps_an_epoch + 1, "epochs": epochs, "numbers": ""}
-            self.task = self.bar.add_task("", total=self.steps, completed=done, **fields)
+            texts: dict[str, Any] = {
+                "epoch": done // steps_an_epoch + 1,
+                "epochs": epochs,
+                "numbers": "",
+            }
+            self.task = self.bar.add_task("", total=self.steps, completed=done, **texts)
             self.bar.start()
 
-    def step(self, step, logs):
-        """Step number `step` is done; `logs` are the epoch's means so far."""
+    def step(self, step: int, logs: dict[str, float]) -> None:
+        """Show that step number `step` is done; `logs` holds the epoch's means so far."""
         epoch = min(step // self.steps_an_epoch + 1, self.epochs)
         numbers = f"loss {logs['loss']:.4f}"
         if "accuracy" in logs:
             numbers += f", accuracy {100 * logs['accuracy']:.2f} %"
         if self.bar:
             self.bar.update(self.task, completed=step, epoch=epoch, numbers=numbers)
-        elif time.monotonic() - self.spoke > 60:
+        elif time.monotonic() - self.last_line > 60:
             self.say(f"epoch {epoch}/{self.epochs}, step {step}: {numbers}, {self._left(step)}")
 
-    def epoch(self, row):
-        """An epoch is over; `row` is its line of metrics.csv."""
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Show the results of an epoch; `row` is its row of metrics.csv."""
         numbers = [f"loss {row['loss']:.4f}", f"accuracy {100 * row['accuracy']:.2f} %"]
         if "val_accuracy" in row:
             numbers.append(f"{self.judged_on} {100 * row['val_accuracy']:.2f} %")
@@ -69,14 +79,17 @@ class Progress:
         minutes, seconds = divmod(round(pace * (self.steps - step)), 60)
         return f"{minutes}:{seconds:02d} left"
 
-    def say(self, text):
-        self.spoke = time.monotonic()
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.last_line = time.monotonic()
         self.console.print(text, soft_wrap=True, markup=False)
 
-    def warn(self, text):
+    def warn(self, text: str) -> None:
+        """Print a warning."""
         self.console.print(f"Warning: {text}", style="yellow", soft_wrap=True, markup=False)
 
-    def stop(self):
+    def stop(self) -> None:
+        """Remove the bar."""
         if self.bar:
             self.bar.stop()
             self.bar = None

@@ -1,27 +1,29 @@
-"""Refuse what would train otherwise, or not at all, on several replicas."""
+"""Refuse settings that fail, or change the training, on several replicas."""
+
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
 from zoo.training.strategy import StrategyError
 
 
-def check(model):
-    """Refuse a compiled model that would train otherwise, or not at all, on several replicas.
+def check(model: keras.Model) -> None:
+    """Refuse a compiled model whose training fails or changes on several replicas.
 
     Raises:
-        StrategyError: with what to change.
+        StrategyError: if the optimizer, the losses or the layers do not suit; says what to change.
     """
-    optimizer = model.optimizer
-    for each in optimizers_of(optimizer):
-        if each.gradient_accumulation_steps:
+    for optimizer in optimizers_of(model.optimizer):
+        if optimizer.gradient_accumulation_steps:
             raise StrategyError(
                 "gradient_accumulation_steps of a Keras optimizer does not work under a strategy "
                 "(keras#20582); let --micro-batches divide each batch instead."
             )
-        if each.use_ema and each.ema_overwrite_frequency:
+        if optimizer.use_ema and optimizer.ema_overwrite_frequency:
             raise StrategyError(
                 "ema_overwrite_frequency of a Keras optimizer does not work under a strategy; "
-                "without it the averages become the weights when the training ends."
+                "without it, the averages become the weights when the training ends."
             )
     if model.jit_compile:
         raise StrategyError("jit_compile=True fails on two replicas; compile with False.")
@@ -34,10 +36,10 @@ def check(model):
         _check_loss(loss)
     for layer in _layers_of(model):
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
-            ours = type(layer).__module__.partition(".")[0] == "zoo"
-            if layer.renorm or not (ours or layer.synchronized):
+            from_zoo = type(layer).__module__.partition(".")[0] == "zoo"
+            if layer.renorm or not (from_zoo or layer.synchronized):
                 raise StrategyError(
-                    f"{layer.name!r} would normalize each replica's part of a batch by itself: "
+                    f"{layer.name!r} would normalize each replica's part of a batch separately: "
                     "make it a zoo.BatchNormalization without renorm."
                 )
 
@@ -45,7 +47,7 @@ def check(model):
 def _check_loss(loss):
     loss = keras.losses.get(loss)
     if not isinstance(loss, keras.losses.Loss):
-        return  # a function, which has no reduction; Keras and `objective` give it the right one
+        return  # a function has no reduction of its own: Keras and `objective` take the mean
     if loss.reduction not in ("sum_over_batch_size", "mean"):
         raise StrategyError(
             f"The loss {loss.name!r} has the reduction {loss.reduction!r}; only the mean over the "
@@ -53,13 +55,18 @@ def _check_loss(loss):
         )
 
 
-def check_gives_one_loss_an_example(loss, labels, predictions):
-    """Refuse a loss that is one number a batch: Keras does not divide it by the replicas.
+def check_gives_one_loss_an_example(
+    loss: str | Callable | keras.losses.Loss, labels: Any, predictions: Any
+) -> None:
+    """Refuse a loss that gives one number for a batch: Keras does not divide it by the replicas.
 
-    `labels` and `predictions` are of two examples or more.
+    Arguments:
+        loss: a loss, as `compile` takes it.
+        labels: the labels of two examples or more.
+        predictions: the predictions for them.
 
     Raises:
-        StrategyError: if it is.
+        StrategyError: if the loss gives one number.
     """
     loss = keras.losses.get(loss)
     values = (loss.call if isinstance(loss, keras.losses.Loss) else loss)(labels, predictions)
@@ -70,25 +77,25 @@ def check_gives_one_loss_an_example(loss, labels, predictions):
         )
 
 
-def optimizers_of(optimizer):
-    """The optimizer, and the one that it wraps to scale losses."""
+def optimizers_of(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
+    """Return the optimizer, and the one that it wraps if it scales losses."""
     inner = getattr(optimizer, "inner_optimizer", None)
     return [optimizer] if inner is None else [optimizer, inner]
 
 
 def _layers_of(model):
-    """All layers within, each once, whatever holds them."""
-    found, seen, waiting = [], set(), [model, getattr(model, "layers", None)]
+    """Return all layers within a model once, also those in attributes, lists and dictionaries."""
+    layers, seen, waiting = [], set(), [model, getattr(model, "layers", None)]
     while waiting:
-        each = waiting.pop()
-        if id(each) in seen:
+        item = waiting.pop()
+        if id(item) in seen:
             continue
-        seen.add(id(each))
-        if isinstance(each, keras.Layer):
-            found.append(each)
-            waiting += [getattr(each, "layers", None), *vars(each).values()]
-        elif isinstance(each, (list, tuple)):
-            waiting += each
-        elif isinstance(each, dict):
-            waiting += each.values()
-    return found
+        seen.add(id(item))
+        if isinstance(item, keras.Layer):
+            layers.append(item)
+            waiting += [getattr(item, "layers", None), *vars(item).values()]
+        elif isinstance(item, (list, tuple)):
+            waiting += item
+        elif isinstance(item, dict):
+            waiting += item.values()
+    return layers

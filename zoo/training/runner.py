@@ -1,13 +1,16 @@
-"""Train a recipe: resumable at every step, and a run folder that says what was done."""
+"""Train a recipe: the training resumes at any step, and leaves a run folder."""
 
 import contextlib
 import dataclasses
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 
 from zoo import files, provenance
-from zoo.recipe import RecipeError, approve
+from zoo.recipe import Recipe, RecipeError, approve
 from zoo.runs import Run, folder_of, record_of
 from zoo.training import distribute
 from zoo.training.finish import finish
@@ -15,47 +18,64 @@ from zoo.training.plan import checked_data
 from zoo.training.progress import Progress
 from zoo.training.session import Session
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 def train(
-    recipe,
-    file,
+    recipe: Recipe,
+    file: Path | str,
     *,
-    runs="runs",
-    name=None,
-    checkpoint_seconds=60.0,
-    deterministic=True,
-    page=True,
-    console=None,
-    strategy="none",
-    replicas=0,
-    minutes=None,
-    taught_by=None,
-):
-    """Train `recipe`, defined in `file`, in the folder runs/<recipe>/<name>; returns that folder.
+    runs: Path | str = "runs",
+    name: str | None = None,
+    checkpoint_seconds: float = 60.0,
+    deterministic: bool = True,
+    page: bool = True,
+    console: "Console | None" = None,
+    strategy: str = "none",
+    replicas: int = 0,
+    minutes: float | None = None,
+    taught_by: Sequence[str] | None = None,
+) -> Path:
+    """Train a recipe in the folder runs/<recipe>/<name>, and return that folder.
 
-    The same call again resumes, from the last step saved: at the end of each epoch, every
-    `checkpoint_seconds` seconds, and when SIGINT or SIGTERM asks to stop. On a CPU, with
-    `deterministic` operations, a run killed and resumed ends with the bits of one left alone.
-    Without `page` the run folder has neither page nor example images.
-    `strategy` and `replicas` are of `zoo.distribute.make_strategy`; of several workers, which share
-    the folder `runs`, the chief alone writes. After so many `minutes` the training stops, saved.
-    `name` is by default made of the fields that differ from the recipe's own. `taught_by` are the
-    fingerprints that the teachers of a `Distiller` must have.
+    The same call again resumes from the last saved state. The state is saved after each epoch,
+    every `checkpoint_seconds` seconds, and when SIGINT or SIGTERM requests a stop. On a CPU with
+    `deterministic` operations, a run that was killed and resumed ends with the same bits as an
+    undisturbed one.
+
+    Arguments:
+        recipe: the recipe with its values.
+        file: the recipe's file.
+        runs: the folder of all runs. Several workers must share it; the chief alone writes.
+        name: name of the run folder; None builds it from the fields that differ from their
+            defaults.
+        checkpoint_seconds: time between two saved states within an epoch, in seconds.
+        deterministic: use operations that repeat their bits.
+        page: draw the page of the finished run, and write example images.
+        console: a `rich.console.Console` to print to.
+        strategy: kind of strategy, see `zoo.distribute.make_strategy`.
+        replicas: number of devices, see `zoo.distribute.make_strategy`.
+        minutes: save and stop after this time; None for no limit.
+        taught_by: fingerprints that the teachers of a `Distiller` must have; None accepts any.
+
+    Returns:
+        The run folder.
 
     Raises:
-        RecipeError: for values no training can use, a folder that holds another run, or teachers
-            that are others than `taught_by`.
-        zoo.data.DataError: for data that cannot be trained on.
-        TrainingError: when the loss stops being finite, or the net never starts to learn.
-        Interrupted: after saving, when SIGINT or SIGTERM came; of several workers to any.
-        TimeUp: after saving, when the minutes are over.
-        zoo.distribute.StrategyError: for a strategy that cannot be had, or does not fit.
-        zoo.distribute.WorkerLost: when another worker stopped.
+        RecipeError: if no training can use the values, the folder holds another run, or the
+            teachers are not `taught_by`.
+        zoo.data.DataError: if the data cannot be trained on.
+        TrainingError: if the loss is not finite, or the net never starts to learn.
+        Interrupted: after saving, if SIGINT or SIGTERM came, to any of several workers.
+        TimeUp: after saving, if the minutes are over.
+        zoo.distribute.StrategyError: if the strategy is not available, or does not suit.
+        zoo.distribute.WorkerLost: if another worker stopped.
     """
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     recipe.check()
-    strategy = distribute.make_strategy(strategy, replicas)
-    chief = distribute.is_chief(strategy)
+    tf_strategy = distribute.make_strategy(strategy, replicas)
+    chief = distribute.is_chief(tf_strategy)
     run = Run(folder_of(recipe, file, runs, name))
     with (
         run.locked() if chief else contextlib.nullcontext(),
@@ -66,7 +86,7 @@ def train(
         if run.is_finished:
             progress.say(f"{run.folder} is complete; choose another --name to train again.")
             return run.folder
-        _set_up(recipe, deterministic)
+        _set_up_keras(recipe, deterministic)
         training, judging = checked_data(recipe)
         session = Session(
             recipe,
@@ -74,38 +94,42 @@ def train(
             training,
             judging,
             progress,
-            strategy,
+            tf_strategy,
             checkpoint_seconds=checkpoint_seconds,
         )
-        if taught_by not in (None, session.teacher):
-            raise RecipeError(
-                f"The teacher now is {session.teacher}; expected {taught_by}. It has been trained "
-                "again since; an older commit has the one expected."
-            )
-        versions = provenance.versions(recipe, deterministic, distribute.described(strategy))
+        _check_teachers(session, taught_by)
+        versions = provenance.versions(recipe, deterministic, distribute.described(tf_strategy))
         versions["recipe"] = files.sha256(file)
         if chief:
-            # Only now: a start that was refused must not bind the folder to its fields.
+            # A start that was refused must not bind the folder to its fields, so not earlier.
             run.write_recipe(record)
         session.restore()
         if chief:
             approve(file)
-            session.compare_versions(versions)
-            session.name_skipped()
-            session.name_copies()
+            session.warn_of_other_versions(versions)
+            session.warn_of_skipped_files()
+            session.warn_of_shared_images()
             run.write_versions(versions)
         session.fit(deadline)
         if chief:
             finish(session, page)
-        distribute.wait_for_all(strategy)  # a worker that leaves takes the others with it
+        distribute.wait_for_all(tf_strategy)  # a worker that exits stops the others
     return run.folder
 
 
-def _set_up(recipe, deterministic):
-    """Random numbers, operations and precision, before anything is made."""
+def _set_up_keras(recipe, deterministic):
+    """Set the random seed, deterministic operations and the precision; first of all."""
     keras.utils.set_random_seed(recipe.seed)
     if deterministic and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(provenance.dtype_policy(recipe.precision))
+
+
+def _check_teachers(session, fingerprints):
+    if fingerprints not in (None, session.teacher):
+        raise RecipeError(
+            f"The teacher now is {session.teacher}; expected {fingerprints}. It has been trained "
+            "again since; an older commit has the one expected."
+        )

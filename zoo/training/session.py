@@ -1,23 +1,53 @@
-"""One sitting of a run: from the first step to the last, or to the next stop."""
+"""The part of a run from one start of the program to its end: restore, train, save."""
 
+import functools
 import math
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
-from zoo.recipe import RecipeError
+from zoo.data import ImageData
+from zoo.recipe import Recipe, RecipeError
+from zoo.runs import Run
 from zoo.saving import shipped
 from zoo.training import checkpoint, distribute
 from zoo.training.callbacks import ShortFirstEpoch, State, Watch
-from zoo.training.loops import one_call_an_epoch, one_device, replicas
-from zoo.training.plan import compiled, is_divided
+from zoo.training.loops import Loop, one_call_an_epoch, one_device, replicas
+from zoo.training.plan import compiled_plan, is_divided
+from zoo.training.progress import Progress
 from zoo.training.stopping import TrainingError, stop_signals
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 class Session:
-    """One sitting of a run: the compiled model, the data, and how far the training is."""
+    """The part of a run from one start of the program to its end or the next stop.
 
-    def __init__(self, recipe, run, training, judging, progress, strategy, *, checkpoint_seconds):
+    It holds the compiled model, the data, and the position in the training.
+
+    Arguments:
+        recipe: the recipe.
+        run: the run's folder.
+        training: the training images.
+        judging: the images to evaluate on.
+        progress: shows lines and warnings.
+        strategy: a strategy; None for one device.
+        checkpoint_seconds: the time between two saved states within an epoch, in seconds.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Run,
+        training: ImageData,
+        judging: ImageData,
+        progress: Progress,
+        strategy: "tf.distribute.Strategy | None",
+        *,
+        checkpoint_seconds: float,
+    ) -> None:
         self.recipe, self.run, self.progress = recipe, run, progress
         self.training, self.judging = training, judging
         self.strategy, self.chief = strategy, distribute.is_chief(strategy)
@@ -25,11 +55,11 @@ class Session:
         one_pass = math.ceil(training.examples / recipe.batch_size)
         self.steps_an_epoch = recipe.steps_per_epoch or one_pass
         self.steps = recipe.epochs * self.steps_an_epoch
-        plan = compiled(recipe, training, self.steps, strategy)
+        plan = compiled_plan(recipe, training, self.steps, strategy)
         self.model, self.callbacks = plan.model, plan.callbacks
         self.divided = is_divided(recipe, strategy)
         self.counted = distribute.Counted(self.model, strategy)
-        self.position = {
+        self.position: dict[str, Any] = {
             "epoch": 0,
             "step": 0,
             "seconds": 0.0,
@@ -37,33 +67,51 @@ class Session:
             "resumed": 0,
             "warnings": [],
         }
-        self.unsaved = None  # why the last commit failed
-        self.history = []
-        self.memory = None  # of the callbacks
-        self.metrics = None  # of an epoch that was interrupted
+        self.history: list[dict[str, Any]] = []
+        self.counters: list[dict[str, Any]] | None = None  # restored, of the recipe's callbacks
+        self.metrics: list[list[float]] | None = None  # restored, of an interrupted epoch
+        self.save_error: OSError | None = None  # if the last save failed
 
     @property
-    def variables(self):
+    def variables(self) -> list[Any]:
+        """The variables of the model and of the optimizer."""
         return [*self.model.variables, *self.model.optimizer.variables]
 
     @property
-    def teacher(self):
-        """The fingerprints of those whom a `Distiller` learns from; else None."""
+    def teacher(self) -> list[str] | None:
+        """The fingerprints of the teachers of a `Distiller`; None without teachers."""
         return getattr(self.model, "teacher_fingerprint", None)
 
     @property
-    def data(self):
-        """What tells whether the images are those that the run was begun with."""
-        return {each.split: each.identity for each in (self.training, self.judging)}
+    def data(self) -> dict[str, Any]:
+        """The identities of both sets of images, to compare with those at the run's start."""
+        return {images.split: images.identity for images in (self.training, self.judging)}
 
-    def restore(self):
-        """Take up where the last sitting stopped, if there was one."""
+    @property
+    def judged_on(self) -> str:
+        """The name of the images to evaluate on, "validation" or "test"."""
+        return "validation" if self.recipe.validation else "test"
+
+    @property
+    def label_names(self) -> list[str]:
+        """The names of the classes, in the order of the logits."""
+        return [str(name) for name in self.training.label_names]
+
+    def restore(self) -> None:
+        """Continue from the last saved state, if there is one.
+
+        Raises:
+            RecipeError: if the teacher or the images have changed since the run's start.
+            zoo.training.checkpoint.CheckpointError: if no saved state can be used.
+            zoo.distribute.StrategyError: if the workers are at different steps.
+        """
         meta, damaged = checkpoint.restore(self.run.checkpoints, self.variables)
         if meta:
             self.position, self.history = meta["position"], meta["history"]
-            self.memory, self.metrics = meta["callbacks"], meta["metrics"]
-            if self.metrics and not isinstance(self.metrics[0], list):
-                self.metrics = [self.metrics]  # of a run begun before there were replicas
+            self.counters, metrics = meta["callbacks"], meta["metrics"]
+            if metrics and not isinstance(metrics[0], list):
+                metrics = [metrics]  # a run from before there were replicas
+            self.metrics = metrics
             if meta.get("teacher") != self.teacher:
                 raise RecipeError(
                     f"{self.run.folder} was begun with the teacher {meta.get('teacher')}, which "
@@ -77,15 +125,24 @@ class Session:
             self.position["resumed"] += 1
             self.progress.say(f"Resumed {self.run.folder} at step {self.position['step']}.")
         for commit in damaged:
-            self.warn(f"Checkpoint {commit} was damaged and passed over.")
+            self.warn(f"Checkpoint {commit} was damaged and skipped.")
         if self.strategy is not None:
             distribute.check_same_everywhere(self.strategy, "step", self.position["step"])
             distribute.decorrelate(self.model, self.strategy)
 
-    def fit(self, deadline=None):
-        """Train what is left; `deadline` is a time of `time.monotonic` to stop at."""
+    def fit(self, deadline: float | None = None) -> None:
+        """Train the remaining steps.
+
+        Arguments:
+            deadline: the time of `time.monotonic` to stop at; None for no limit.
+
+        Raises:
+            TrainingError: if the loss is not finite, or the net never starts to learn.
+            Interrupted: after saving, if SIGINT or SIGTERM came.
+            TimeUp: after saving, at the deadline.
+        """
         if self.position["finished"]:
-            # Of use_ema: Keras makes the averages the weights after the last state was saved.
+            # With use_ema, Keras makes the averages the weights after the last save.
             with distribute.scope(self.strategy):
                 optimizer = self.model.optimizer
                 optimizer.finalize_variable_values(self.model.trainable_variables)
@@ -99,15 +156,18 @@ class Session:
             f"{parameters:,} parameters; {self.run.folder}"
         )
         batches = self.recipe.training_batches(self.training, done)
+        parts = distribute.described(self.strategy)["replicas"]
         with stop_signals() as stop:
-            parts = distribute.described(self.strategy)["replicas"]
             state = State(self, self.callbacks, stop, deadline)
-            judging = self.judging.batches(judged_at_once(self.judging.examples, parts))
-            loop = self._loop(judging, state.ballot)
-            loop(
+            validation = self.judging.batches(evaluation_batch_size(self.judging.examples, parts))
+            if self.metrics is not None and not self.divided:
+                # Keras makes the variables of the metrics at the first batch. They must exist
+                # before they can be restored.
+                self.model.evaluate(validation, steps=1, verbose=0)
+            self._loop(state.ballot)(
                 self.model,
-                batches,
-                validation=judging,
+                batches=batches,
+                validation=validation,
                 initial_epoch=self.position["epoch"],
                 epochs=self.recipe.epochs,
                 steps_per_epoch=self.steps_an_epoch,
@@ -120,67 +180,34 @@ class Session:
                 ],
             )
 
-    def _loop(self, judging, ballot):
-        """The loop that this training runs in: a function with the arguments of Keras' `fit`."""
+    def _loop(self, ballot) -> Loop:
+        """Return the loop that suits this training."""
         if self.divided:
-
-            def fit_divided(model, batches, **arguments):
-                parts = {"micro_batches": self.recipe.micro_batches, "ballot": ballot}
-                return replicas.fit(model, self.strategy, batches, **parts, **arguments)
-
-            return fit_divided
-        if self.metrics is not None:  # Keras makes their variables when it first needs them
-            self.model.evaluate(judging, steps=1, verbose=0)
+            return functools.partial(
+                replicas.fit,
+                strategy=self.strategy,
+                micro_batches=self.recipe.micro_batches,
+                ballot=ballot,
+            )
         tensorflow = keras.backend.backend() == "tensorflow"
         return one_device.fit if tensorflow else one_call_an_epoch.fit
 
     def _tensorboard(self):
-        """Its callback, which writes with TensorFlow; with JAX that may be absent."""
+        """Return the TensorBoard callback. It writes with TensorFlow, which JAX may lack."""
         if not self.chief or keras.backend.backend() != "tensorflow":
             return []
         return [keras.callbacks.TensorBoard(self.run.tensorboard, write_graph=False)]
 
-    def compare_versions(self, versions):
-        """Between other releases or machines a resumed run goes on, but not with the same bits."""
-        if before := self.run.versions_before:
-            compared = ("commit", "recipe", "packages", "hardware", "backend", "strategy")
-            for key in (*compared, "precision"):
-                if key in before and before[key] != versions[key]:
-                    self.warn(f"Resumed with other {key}: {before[key]}, now {versions[key]}.")
+    def save(self, counters: list[dict[str, Any]], metrics: list[list[float]] | None) -> None:
+        """Save the state. A failed write gives a warning; the run continues.
 
-    def name_skipped(self):
-        """Say which images could not be read and were left out, and keep the list."""
-        skipped = list(dict.fromkeys([*self.training.skipped, *self.judging.skipped]))
-        if skipped:
-            self.run.skipped_file.write_text("\n".join(skipped) + "\n", encoding="utf-8")
-            shown = "; ".join(skipped[:5])
-            self.warn(
-                f"{len(skipped)} files of {self.training.name} were left out, see skipped.txt: "
-                f"{shown}{'; ...' if len(skipped) > 5 else ''}"
-            )
+        Arguments:
+            counters: the counters of the recipe's callbacks.
+            metrics: the counts of the metrics within an epoch; None at its end.
 
-    def name_copies(self):
-        """Say which images are judged on though they are trained on, too."""
-        copies = self.judging.also_in(self.training)
-        if copies:
-            shown = ", ".join(f"{i} ({self.names[self.judging.labels[i]]})" for i in copies[:5])
-            self.warn(
-                f"{len(copies)} of the {self.judging.examples} {self.judged_on} images are among "
-                f"the training images, which flatters the result: number {shown}"
-                f"{', ...' if len(copies) > 5 else ''}."
-            )
-
-    def warn(self, text):
-        if text not in self.position["warnings"]:
-            self.position["warnings"].append(text)
-            self.progress.warn(text)
-
-    @property
-    def judged_on(self):
-        return "validation" if self.recipe.validation else "test"
-
-    def save(self, callbacks, metrics):
-        """Commit the state. A failed write costs a warning, not the run, nor the last commit."""
+        Raises:
+            TrainingError: if a variable is not finite.
+        """
         for variable in self.variables:
             value = np.asarray(variable)
             if value.dtype.kind == "f" and not np.isfinite(value).all():
@@ -193,36 +220,83 @@ class Session:
         meta = {
             "position": self.position,
             "history": self.history,
-            "callbacks": callbacks,
+            "callbacks": counters,
             "metrics": metrics,
             "teacher": self.teacher,
             "data": self.data,
         }
-        self.unsaved = None
+        self.save_error = None
         try:
             checkpoint.save(self.run.checkpoints, self.position["step"], self.variables, meta)
             self.run.write_history(self.history)
         except OSError as error:
-            self.unsaved = error
+            self.save_error = error
             self.progress.warn(
                 f"The checkpoint of step {self.position['step']} could not be written ({error}); "
-                "training goes on, the last good one is kept."
+                "training goes on, and the last good one is kept."
             )
 
-    def advice(self):
+    def advice(self) -> str:
+        """Return a sentence about the last saved state, and what to try."""
         kept = checkpoint.latest_step(self.run.checkpoints)
-        where = f"The state of step {kept} is kept" if kept else "No state was saved before it"
-        return f"{where}. Try a lower --learning-rate (it is {self.recipe.learning_rate})."
+        saved = f"The state of step {kept} is kept" if kept else "No state was saved before it"
+        return f"{saved}. Try a lower --learning-rate (it is {self.recipe.learning_rate})."
 
-    @property
-    def names(self):
-        return [str(name) for name in self.training.label_names]
+    def warn_of_other_versions(self, versions: dict[str, Any]) -> None:
+        """Warn if the last start of this run had other code, packages or hardware.
+
+        The run can continue, but not with the same bits.
+
+        Arguments:
+            versions: the contents of versions.json for this start.
+        """
+        if before := self.run.versions_before:
+            compared = ("commit", "recipe", "packages", "hardware", "backend", "strategy")
+            for key in (*compared, "precision"):
+                if key in before and before[key] != versions[key]:
+                    self.warn(f"Resumed with other {key}: {before[key]}, now {versions[key]}.")
+
+    def warn_of_skipped_files(self) -> None:
+        """Warn of files that could not be read, and write their list to skipped.txt."""
+        skipped = list(dict.fromkeys([*self.training.skipped, *self.judging.skipped]))
+        if skipped:
+            self.run.write_skipped(skipped)
+            shown = "; ".join(skipped[:5])
+            self.warn(
+                f"{len(skipped)} files of {self.training.name} were left out, see skipped.txt: "
+                f"{shown}{'; ...' if len(skipped) > 5 else ''}"
+            )
+
+    def warn_of_shared_images(self) -> None:
+        """Warn of images that are both trained and evaluated on."""
+        shared = self.judging.also_in(self.training)
+        if shared:
+            labels = self.judging.labels
+            shown = ", ".join(
+                f"{index} ({self.label_names[labels[index]]})" for index in shared[:5]
+            )
+            self.warn(
+                f"{len(shared)} of the {self.judging.examples} {self.judged_on} images are among "
+                f"the training images, which flatters the result: number {shown}"
+                f"{', ...' if len(shared) > 5 else ''}."
+            )
+
+    def warn(self, text: str) -> None:
+        """Print a warning and keep it for the results, once in a run."""
+        if text not in self.position["warnings"]:
+            self.position["warnings"].append(text)
+            self.progress.warn(text)
 
 
-def judged_at_once(examples, replicas, most=256):
-    """Images a batch, such that every replica has one of the last batch, too, where it can.
+def evaluation_batch_size(examples: int, replicas: int, most: int = 256) -> int:
+    """Return a batch size at which each replica has an image of every batch, if there is one.
 
-    On CPUs TensorFlow's oneDNN convolution gives an empty batch the wrong channels.
+    On CPUs, TensorFlow's oneDNN convolution gives an empty batch the wrong channels.
+
+    Arguments:
+        examples: the number of images.
+        replicas: the number of replicas that share each batch.
+        most: the largest size to try, and the result if none suits.
     """
     sizes = range(most, replicas - 1, -1)
     return next((size for size in sizes if not 0 < examples % size < replicas), most)

@@ -1,24 +1,26 @@
-"""What teachers say of a data set: computed once, kept, never mistaken.
+"""Soft targets of a data set in a file: computed once, and used only where they are right.
 
-A cached soft target is right for the very view of the image that the student sees, and for nothing
-else. So a cache has keys: the images, how they are augmented, the teacher, the temperature. The
-images' digest covers their resizing, and the teacher's fingerprint its preprocessing, which is a
-layer of our models. What does not match is refused. As in FKD (arXiv:2112.01528), each image may
-have several views.
+A cached soft target is right only for the very view of the image that the student sees. So a cache
+has keys: the images, their augmentation, the teacher, the temperature. The digest of the images
+covers their resizing. The teacher's fingerprint covers its preprocessing, which is a layer of our
+models. A cache with other keys is refused. As in FKD (arXiv:2112.01528), each image may have
+several views.
 """
 
 import hashlib
 import json
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from zoo import files
-from zoo.data import AS_THEY_ARE
+from zoo.data import AS_THEY_ARE, Augmentation, ImageData
 from zoo.errors import ZooError
 from zoo.fingerprint import fingerprint
 from zoo.measures import softmax
@@ -28,45 +30,53 @@ FORMAT = 1
 
 
 class TeacherError(ZooError, ValueError):
-    """A teacher that is not there, or soft targets that are not those asked for."""
+    """A teacher does not exist, or a cache holds other soft targets than those requested."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True, eq=False)
 class Cached:
-    """What a teacher said of every view of every image: `logits` (views, examples, classes).
+    """A teacher's `logits` (views, examples, classes) for every view of every image.
 
-    `softmax(logits / temperature)` are the soft targets; with `temperature` None, at any.
+    The soft targets are `softmax(logits / temperature)`. If `temperature` is None, they are right
+    at every temperature.
     """
 
     file: Path
-    keys: dict = field(repr=False)
+    keys: dict[str, Any] = field(repr=False)
     logits: np.ndarray = field(repr=False)
 
     @property
-    def temperature(self):
-        """The only one that the soft targets are right at; None for all."""
+    def temperature(self) -> float | None:
+        """The only temperature at which the soft targets are right; None for all."""
         return self.keys["temperature"]
 
     def batches(
         self,
-        data,
-        batch_size,
+        data: ImageData,
+        batch_size: int,
         *,
-        seed,
-        start_step=0,
-        augmentation=AS_THEY_ARE,
-        temperature=None,
-    ):
-        """`data.training_batches` with {"labels": ..., "teacher_logits": ...} for a `Distiller`.
+        seed: int,
+        start_step: int = 0,
+        augmentation: Augmentation = AS_THEY_ARE,
+        temperature: float | None = None,
+    ) -> Any:
+        """Return an endless stream of batches with soft targets, for a `Distiller`.
+
+        It gives (images, {"labels": ..., "teacher_logits": ...}).
 
         Arguments:
-            temperature: that of the `Distiller`, where the soft targets are right at one alone.
+            data: the images that the cache was made of.
+            batch_size: number of images in a batch.
+            seed: the seed of the cache.
+            start_step: number of the step to begin at.
+            augmentation: the augmentation of the cache.
+            temperature: the temperature of the `Distiller`; required if the cache has one.
 
         Raises:
-            TeacherError: for other images, another augmentation, or another seed of one; for
-                another temperature, or none where it matters.
+            TeacherError: if the images, the augmentation, its seed or the temperature are not
+                those of the cache.
         """
         if self.temperature not in (None, temperature):
             raise TeacherError(
@@ -86,35 +96,44 @@ class Cached:
 
 
 def cache(
-    teacher,
-    data,
-    file,
+    teacher: keras.Model | Sequence[keras.Model],
+    data: ImageData,
+    file: Path | str,
     *,
-    temperature=None,
-    keep="float16",
-    views=1,
-    seed=0,
-    augmentation=AS_THEY_ARE,
-    batch_size=256,
-):
-    """Ask the teacher once about every view of every image, and keep the answers in `file`.
+    temperature: float | None = None,
+    keep: str | int = "float16",
+    views: int = 1,
+    seed: int = 0,
+    augmentation: Augmentation = AS_THEY_ARE,
+    batch_size: int = 256,
+) -> Cached:
+    """Compute a teacher's soft targets for every view of every image, and keep them in a file.
 
-    Returns a `Cached`. A file that holds the very answers is read, and the teacher not asked.
+    If the file already holds these soft targets, it is read, and the teacher does not run.
 
     Arguments:
-        teacher: a Keras model, raw pixels -> logits, or a list of such: an ensemble, whose
-            probabilities are averaged at the temperature.
-        data: a `zoo.data.ImageData`. file: an .npz file, made with the folders to it.
-        temperature: needed for an ensemble and to keep the largest; else any is right.
-        keep: "float32", "float16" (2 bytes a class; each logit within 0.05 % of itself), or a whole
-            number: so many largest probabilities at the temperature, the rest shared out evenly.
-        views: how many ways the augmentation shows each image in all; see
-            `ImageData.training_batches`. seed: of these.
+        teacher: a Keras model, raw pixels -> logits, or a list of them. The probabilities of a
+            list, an ensemble, are averaged at the temperature.
+        data: the images.
+        file: an .npz file. Its folders are made.
+        temperature: required for an ensemble, and to keep the largest probabilities. Without it,
+            the soft targets are right at every temperature.
+        keep: "float32"; "float16", which takes 2 bytes a class and keeps each logit within 0.05 %;
+            or a whole number. A number keeps that many of the largest probabilities at the
+            temperature, and distributes the rest evenly.
+        views: number of different views of each image under the augmentation; see
+            `ImageData.training_batches`.
+        seed: seed of the views.
+        augmentation: random changes of the images.
+        batch_size: number of images that the teacher sees at a time.
+
+    Returns:
+        The soft targets.
 
     Raises:
-        TeacherError: if the file holds other answers or is damaged, if `keep` is neither, or a
-            temperature is missing.
-        OSError: if it cannot be written; no half of it is left.
+        TeacherError: if the file holds other soft targets or is damaged, `keep` is not allowed, or
+            a temperature is missing.
+        OSError: if the file cannot be written. No partial file is left.
     """
     models = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
     _check_keep(keep, temperature, len(models))
@@ -130,11 +149,13 @@ def cache(
         cached = open_cache(file)
         _compare(file, cached.keys, keys)
         return cached
-    answers = [_ask(model, data, views, seed, augmentation, batch_size) for model in models]
-    if len(answers) > 1:
-        logits = np.asarray(ensemble_logits(answers, temperature))
+    member_logits = [
+        _predict(model, data, views, seed, augmentation, batch_size) for model in models
+    ]
+    if len(models) > 1:
+        logits = np.asarray(ensemble_logits(member_logits, temperature))
     else:
-        (logits,) = answers
+        (logits,) = member_logits
     logits = logits.reshape(views, data.examples, -1)
     arrays = (
         _largest(logits, keep, temperature)
@@ -145,8 +166,12 @@ def cache(
     return open_cache(file)
 
 
-def open_cache(file):
-    """The `Cached` of a file; raises TeacherError if it is damaged or none."""
+def open_cache(file: Path | str) -> Cached:
+    """Read the soft targets that `cache` wrote.
+
+    Raises:
+        TeacherError: if the file does not exist, is damaged, or holds no soft targets.
+    """
     file = Path(file)
     try:
         with np.load(file, allow_pickle=False) as arrays:
@@ -155,7 +180,7 @@ def open_cache(file):
         if contents.pop("sha256").tobytes() != _sha256(header, contents):
             raise ValueError("its checksum is wrong")
         keys = json.loads(header)
-        # What `Augmentation` could not yet do when they were computed, it did not do.
+        # A field that `Augmentation` got later had its default when the file was written.
         keys["augmentation"] = {**asdict(AS_THEY_ARE), **keys["augmentation"]}
         if keys["format"] != FORMAT:
             raise ValueError(f"its format is {keys['format']}, not {FORMAT}")
@@ -179,54 +204,56 @@ def _check_keep(keep, temperature, teachers):
         )
     if temperature is None and (largest or teachers > 1):
         raise TeacherError(
-            "The largest probabilities, and the mean of an ensemble's, are those at one "
-            "temperature: give it."
+            "The largest probabilities, and the mean of an ensemble's, are right at one "
+            "temperature: pass it."
         )
 
 
 def _data_keys(data, views, seed, augmentation):
-    moving = augmentation != AS_THEY_ARE
+    augmented = augmentation != AS_THEY_ARE
     if views < 1:
         raise TeacherError(f"views is a number of 1 or more; received {views}.")
     digest = hashlib.sha256(str(data.images.shape).encode())
-    for start in range(0, data.examples, 4096):  # they may lie on disk
+    for start in range(0, data.examples, 4096):  # in parts: they may be on disk
         digest.update(np.ascontiguousarray(data.images[start : start + 4096]))
     return {
         "images": digest.hexdigest(),
         "examples": data.examples,
         "views": views,
         "augmentation": asdict(augmentation),
-        # Without augmentation all views of all seeds are the image itself.
-        "seed": seed if moving else None,
+        # Without augmentation, every view is the image itself, whatever the seed.
+        "seed": seed if augmented else None,
     }
 
 
-def _compare(file, held, asked):
-    differing = [key for key in asked if held.get(key) != asked[key]]
+def _compare(file, held, requested):
+    differing = [key for key in requested if held.get(key) != requested[key]]
     if differing:
-        told = "; ".join(f"{key}: {held.get(key)}, asked {asked[key]}" for key in differing)
+        pairs = "; ".join(
+            f"{key}: {held.get(key)}, requested {requested[key]}" for key in differing
+        )
         raise TeacherError(
-            f"{file} holds other soft targets ({told}). Name another file, or remove this one."
+            f"{file} holds other soft targets ({pairs}). Name another file, or remove this one."
         )
 
 
-def _ask(model, data, views, seed, augmentation, batch_size):
-    """(views x examples, classes) float32."""
+def _predict(model, data, views, seed, augmentation, batch_size):
+    """Return a model's logits for all views: (views x examples, classes) float32."""
     batches = data.views(views, batch_size, seed=seed, augmentation=augmentation)
 
-    # Not predict(), which leaves its function in the caller's model.
-    def ask(images):
+    # `model.predict` would leave its compiled function in the caller's model.
+    def call(images):
         return ops.cast(model(images, training=False), "float32")
 
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        ask = tf.function(ask)
-    return np.concatenate([ops.convert_to_numpy(ask(images)) for images in batches])
+        call = tf.function(call)
+    return np.concatenate([ops.convert_to_numpy(call(images)) for images in batches])
 
 
 def _largest(logits, count, temperature):
-    """The largest probabilities at the temperature, and which they are."""
+    """Return the largest probabilities at the temperature, and their classes."""
     logits = logits.astype("float64") / temperature
     probabilities = softmax(logits)
     classes = logits.shape[-1]
@@ -239,6 +266,7 @@ def _largest(logits, count, temperature):
 
 
 def _from_largest(which, probabilities, classes, temperature):
+    """Return logits from the arrays of `_largest`; the other classes share the rest evenly."""
     classes, count = int(classes), which.shape[-1]
     rest = np.maximum(1 - probabilities.sum(axis=-1, keepdims=True, dtype="float64"), 1e-30)
     even = np.broadcast_to(rest / max(classes - count, 1), (*which.shape[:-1], classes)).copy()
@@ -246,8 +274,17 @@ def _from_largest(which, probabilities, classes, temperature):
     return (temperature * np.log(even)).astype("float32")
 
 
-def write(file, keys, arrays):
-    """Write the keys and the soft targets as one file with its checksum."""
+def write(file: Path, keys: dict[str, Any], arrays: dict[str, Any]) -> None:
+    """Write soft targets, their keys and a checksum to one file.
+
+    Arguments:
+        file: the .npz file.
+        keys: the keys of the cache.
+        arrays: {"logits"}, or the arrays of the largest probabilities.
+
+    Raises:
+        OSError: if the file cannot be written. No partial file is left.
+    """
     header = json.dumps(keys).encode()
     file.parent.mkdir(parents=True, exist_ok=True)
     with files.whole(file) as partial, open(partial, "wb") as out:

@@ -3,47 +3,55 @@
 import contextlib
 import signal
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 from zoo.errors import ZooError
 
 
 class TrainingError(ZooError, RuntimeError):
-    """A training that cannot go on: a loss that is not finite, or a net that does not learn."""
+    """The training cannot continue: the loss is not finite, or the net does not learn."""
 
 
 class Interrupted(ZooError):
-    """SIGINT or SIGTERM came; the state is saved. `signal` is its number."""
+    """SIGINT or SIGTERM stopped the training, and the state is saved. `signal` is its number."""
 
-    def __init__(self, number, step):
+    def __init__(self, number: int, step: int) -> None:
         name = signal.Signals(number).name
         super().__init__(f"stopped by {name} and saved at step {step}; the same command resumes")
         self.signal, self.exit_code = number, 128 + number
 
 
 class TimeUp(ZooError):
-    """The sitting's minutes are over; the state is saved."""
+    """The minutes that were given are over, and the state is saved."""
 
     exit_code = 3
 
-    def __init__(self, step):
-        super().__init__(f"time is up; saved at step {step}, the same command goes on")
+    def __init__(self, step: int) -> None:
+        super().__init__(f"time is up; saved at step {step}, the same command resumes")
 
 
 @contextlib.contextmanager
-def stop_signals():
-    """A list that receives the first SIGINT or SIGTERM; the second one acts as ever."""
-    received, before = [], {}
+def stop_signals() -> Iterator[list[int]]:
+    """Collect the first SIGINT or SIGTERM in a list, instead of stopping at once.
 
-    def note(number, frame):
+    A second signal acts as usual.
+    """
+    received: list[int] = []
+    handlers: dict[int, Any] = {}
+
+    def restore_handlers():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    def receive(number, frame):
         received.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        restore_handlers()
 
-    if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+    if threading.current_thread() is threading.main_thread():  # Python sets handlers only there
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
+            handlers[number] = signal.signal(number, receive)
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore_handlers()

@@ -1,33 +1,39 @@
-"""A `tf.distribute` strategy: one device, several GPUs, or several machines."""
+"""Make a `tf.distribute` strategy: for one device, several GPUs, or several machines."""
 
 import contextlib
 import json
 import os
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from zoo.errors import ZooError
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 KINDS = ("auto", "none", "mirrored", "multi")
 
 
 class StrategyError(ZooError, ValueError):
-    """A strategy that cannot be had here, or a training that would not be the same under it."""
+    """A strategy is not available here, or a training would change under it."""
 
     exit_code = 2
 
 
-def make_strategy(kind="auto", replicas=0):
-    """A `tf.distribute.Strategy`; None for the one device that Keras takes by itself.
+def make_strategy(kind: str = "auto", replicas: int = 0) -> "tf.distribute.Strategy | None":
+    """Make a `tf.distribute.Strategy`; None stands for the one device that Keras uses by default.
 
-    Call it before anything else that makes TensorFlow look at its devices.
+    Call it before anything else makes TensorFlow look at its devices.
 
     Arguments:
-        kind: "multi": the workers that the environment's TF_CONFIG names, this process one of them;
-            "mirrored": the GPUs of this machine; "none"; "auto": multi where TF_CONFIG has more
-            than one worker, else mirrored where there is more than one GPU, else none.
-        replicas: how many devices a mirrored strategy takes; 0 for all GPUs. On a machine without
-            GPUs it divides the CPU into so many, which shows the numbers and saves no time.
+        kind: "multi" uses the workers in the environment's TF_CONFIG, one of which is this process.
+            "mirrored" uses the GPUs of this machine. "none" uses one device. "auto" is multi if
+            TF_CONFIG names more than one worker, mirrored if there is more than one GPU, and none
+            otherwise.
+        replicas: number of devices of a mirrored strategy; 0 for all GPUs. On a machine without
+            GPUs the CPU is divided into this many devices: this tests the numbers and saves no
+            time.
 
     Raises:
         StrategyError: if there are no such devices, or TF_CONFIG cannot be used.
@@ -45,7 +51,7 @@ def make_strategy(kind="auto", replicas=0):
         return None
     import tensorflow as tf
 
-    gpus = tf.config.list_physical_devices("GPU")  # physical: logical ones would start the runtime
+    gpus = tf.config.list_physical_devices("GPU")  # listing logical ones would start the runtime
     if kind == "auto":
         kind = "mirrored" if replicas or len(gpus) > 1 else "none"
         kind = "multi" if len(workers()) > 1 else kind
@@ -57,7 +63,7 @@ def make_strategy(kind="auto", replicas=0):
 def _mirrored(tf, gpus, replicas):
     if not gpus and replicas < 2:
         raise StrategyError(
-            "A mirrored strategy is of two devices or more, and this machine has no GPU. "
+            "A mirrored strategy needs two devices or more, and this machine has no GPU. "
             "--replicas 2 divides its CPU in two, which trains no faster."
         )
     if gpus:
@@ -76,8 +82,8 @@ def _mirrored(tf, gpus, replicas):
             ) from error
     return tf.distribute.MirroredStrategy(
         [f"CPU:{i}" for i in range(replicas)],
-        # Its rings would need a thread for each of the replicas, and abort another process' worth
-        # of collectives when two strategies meet.
+        # The default rings need a thread for each replica, and abort collectives when two
+        # strategies meet.
         cross_device_ops=tf.distribute.ReductionToOneDevice(),
     )
 
@@ -86,7 +92,7 @@ def _multi_worker(tf):
     tasks = workers()
     if len(tasks) < 2:
         raise StrategyError(
-            'Several workers are named by TF_CONFIG, {"cluster": {"worker": ["host0:port", '
+            'TF_CONFIG must name several workers: {"cluster": {"worker": ["host0:port", '
             '"host1:port"]}, "task": {"type": "worker", "index": 0}}; it is '
             f"{os.environ.get('TF_CONFIG', 'not set')!s}."
         )
@@ -105,7 +111,12 @@ def _multi_worker(tf):
         ) from error
 
 
-def tf_config():
+def tf_config() -> dict[str, Any]:
+    """Return the environment's TF_CONFIG; {} if it is not set.
+
+    Raises:
+        StrategyError: if it is not a JSON object.
+    """
     text = os.environ.get("TF_CONFIG") or "{}"
     try:
         config = json.loads(text)
@@ -116,33 +127,34 @@ def tf_config():
     return config
 
 
-def workers():
-    """(type, index) of the tasks that train, the chief first."""
+def workers() -> list[tuple[str, int]]:
+    """Return (type, index) of the tasks in TF_CONFIG that train, the chief first."""
     cluster = tf_config().get("cluster", {})
     return [
         (kind, index) for kind in ("chief", "worker") for index in range(len(cluster.get(kind, [])))
     ]
 
 
-def is_chief(strategy):
-    """Whether this process writes: of several workers one does."""
+def is_chief(strategy: "tf.distribute.Strategy | None") -> bool:
+    """Whether this process writes the files: one of several workers does."""
     if strategy is None or not several_workers(strategy):
         return True
     task = tf_config()["task"]
     return (task["type"], task["index"]) == workers()[0]
 
 
-def several_workers(strategy):
+def several_workers(strategy: "tf.distribute.Strategy") -> bool:
+    """Whether the strategy spans several processes."""
     return strategy.cluster_resolver is not None and len(workers()) > 1
 
 
-def scope(strategy):
-    """Where the model, and all that has variables, is made."""
+def scope(strategy: "tf.distribute.Strategy | None") -> contextlib.AbstractContextManager:
+    """Return the scope in which to make the model and everything else that has variables."""
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
-def described(strategy):
-    """For the record: {"kind", "replicas"}."""
+def described(strategy: "tf.distribute.Strategy | None") -> dict[str, Any]:
+    """Return the strategy's {"kind", "replicas"} for the record of a run."""
     if strategy is None:
         return {"kind": "none", "replicas": 1}
     kind = "multi" if several_workers(strategy) else "mirrored"

@@ -1,4 +1,4 @@
-"""Teachers from files, and their soft targets: `load`, `cache` and `open_cache`."""
+"""Load teachers from files, and keep their soft targets: `load`, `cache` and `open_cache`."""
 
 from pathlib import Path
 
@@ -15,42 +15,45 @@ __all__ = ["Cached", "TeacherError", "cache", "load", "open_cache"]
 
 
 def load(path: Path | str) -> keras.Model:
-    """A teacher: raw pixels (batch, h, w, c) -> logits (batch, classes).
+    """Load a teacher, raw pixels (batch, h, w, c) -> logits (batch, classes).
 
-    `path` is a `.keras` file, a run folder, or a folder of saved_models/ or one of its versions. An
-    export without its Keras model gives probabilities; their logarithms are logits, those of
-    softmax(log p) = p. Where Keras' global policy is float32 it calculates in float32, also if it
-    was trained in 16 bits, over which this processor may take longer.
+    An export without its Keras model gives probabilities p. Their logarithms serve as logits, since
+    softmax(log p) = p. If Keras' global policy is float32, the teacher computes in float32 even if
+    it was trained in 16 bits, which may be slower on this processor.
+
+    Arguments:
+        path: a `.keras` file, a run folder, a folder of saved_models/, or one of its versions.
 
     Raises:
-        TeacherError: if there is none, where the message has the command that makes it, or an
-            export's files were changed.
+        TeacherError: if there is no such teacher, with the command that trains it; or if a file of
+            an export was changed.
     """
-    model = _read(Path(path))
+    model = _load(Path(path))
     return in_float32(model) if keras.config.dtype_policy().name == "float32" else model
 
 
-def _read(path):
+def _load(path):
     if (path.is_file() and path.suffix == ".keras") or Run(path).has_model:
         return saving.load_model(path)
-    path = exports.located(path)  # from another folder than the repository's
-    # An archive of `zoo pack` has the second alone, an export of another's net the first.
+    path = exports.located(path)  # finds saved_models/ from any folder
+    # An archive of `zoo pack` has only the Keras model. An export of a foreign net has only the
+    # SavedModel.
     version = exports.newest(path, (exports.PROGRAM, exports.MODEL))
     if version is not None:
-        return _exported(version)
+        return _load_export(version)
     recipe = path.parent.name if path.parent.parent.name == "runs" else None
     if recipe is None:
         raise TeacherError(
             f"There is no teacher at {str(path)!r}: it is a .keras file, a run folder or an export."
         )
-    what = "is not finished: the same command resumes it" if path.is_dir() else "does not exist"
+    state = "is not finished: the same command resumes it" if path.is_dir() else "does not exist"
     raise TeacherError(
-        f"The teacher {str(path)!r} {what}. Train it with: zoo train {recipe}{flags_of(path.name)}"
+        f"The teacher {str(path)!r} {state}. Train it with: zoo train {recipe}{flags_of(path.name)}"
     )
 
 
-def _exported(version):
-    """The Keras model that lies in an export, or one around its `serving_default`."""
+def _load_export(version):
+    """Return the Keras model in an export, or a model around its `serving_default`."""
     if (version / exports.MODEL).is_file():
         try:
             return pretrained.load(version).trunk

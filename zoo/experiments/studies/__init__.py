@@ -1,11 +1,15 @@
-"""The papers' measurements, made again: `zoo figure NAME` trains, draws and tabulates one.
+"""Studies: measurements of the papers, made again. `zoo figure NAME` trains and draws one.
 
-A study is a module of this folder. Line 1 of its docstring is its title, the rest says what the
-paper reports and where the setting here differs. `RUNS` is {label: fields of a recipe but the
-seed}, `SEEDS` how many of each, and `show` makes the figure and the table of the finished runs.
-The recipe is small_net, or the one that "recipe" among the fields names; "teachers" are labels of
-runs that stand before, of the same seed; a "seed" among the fields is that of all. Runs of the same
-fields are shared between studies.
+A study is a module of this folder. Line 1 of its docstring is the title of its page. The other
+lines say what the paper reports, and where our setting differs. A study has three public names:
+
+    RUNS: {label: fields of a recipe, without the seed}
+    SEEDS: how many runs of each label
+    show: a function that gets the finished runs, and returns a figure and a `zoo.tables.Table`
+
+Three keys of a run's fields are special. "recipe" names the recipe; by default it is small_net.
+"teachers" are labels of runs that come before, and mean their run of the same seed. "seed" is the
+seed of all runs of the label. Studies share runs that have the same fields.
 """
 
 import ast
@@ -17,7 +21,6 @@ import numpy as np
 
 from zoo import recipe as recipes
 from zoo.runs import Run
-from zoo.tables import Table  # noqa: F401 (what `show` gives; the studies take it from here)
 
 NAMES = (
     "dsn_fig2_epochs",
@@ -44,7 +47,10 @@ NAMES = (
 
 
 def spread(values, digits=2):
-    """Mean and sample standard deviation: "1.23 ± 0.04"; of one value, the value alone."""
+    """Return the mean and the sample standard deviation as text: "1.23 ± 0.04".
+
+    One value has no deviation: "1.23 (1 seed)".
+    """
     values = np.asarray(list(values), "float64")
     if len(values) < 2:
         return f"{values.mean():.{digits}f} (1 seed)"
@@ -52,15 +58,24 @@ def spread(values, digits=2):
 
 
 def title(name):
-    """Of a study, without running it."""
+    """Return the title of a study. The study's module is not imported."""
     return _docstring(name).splitlines()[0]
 
 
 def carry_out(name, *, seeds=None, runs="runs", out="docs/results", console=None):
-    """Train what is missing, then write `out`/NAME.png and `out`/NAME.md; returns the Table.
+    """Train the missing runs of a study, then write `out`/NAME.png and `out`/NAME.md.
 
-    Training is the runner's: the same call again resumes it where it was stopped, and takes the
-    runs that are finished as they are.
+    The same call again resumes stopped runs and keeps finished ones.
+
+    Arguments:
+        name: the study's name, one of `NAMES`.
+        seeds: how many runs of each label; by default the study's SEEDS.
+        runs: the folder of all runs.
+        out: the folder for the page and the figure.
+        console: the rich console to print to; by default standard output.
+
+    Returns:
+        The study's `zoo.tables.Table`.
     """
     import keras
 
@@ -69,13 +84,13 @@ def carry_out(name, *, seeds=None, runs="runs", out="docs/results", console=None
     study = importlib.import_module(f"{__name__}.{name}")
     count = seeds or study.SEEDS
     finished = {label: [] for label in study.RUNS}
-    for seed in range(count):  # all conditions of a seed first: what is there can be compared
+    for seed in range(count):  # all labels of a seed first, so that they can be compared early
         for label, fields in study.RUNS.items():
             keras.utils.clear_session()  # else the nets of all runs stay in memory
             name_of_recipe, values = what_to_train(fields, seed, finished)
             folder = train(
                 recipe_class(name_of_recipe)(**values),
-                _file(name_of_recipe),
+                _recipe_file(name_of_recipe),
                 runs=runs,
                 console=console,
                 page=False,
@@ -86,7 +101,14 @@ def carry_out(name, *, seeds=None, runs="runs", out="docs/results", console=None
 
 
 def what_to_train(fields, seed, finished):
-    """(name of the recipe, its fields): teachers are the runs of this seed, not labels."""
+    """Return the name of a run's recipe, and the recipe's fields.
+
+    Arguments:
+        fields: a value of a study's RUNS.
+        seed: the seed, unless the fields have one.
+        finished: {label: the `Run`s so far}. The labels in "teachers" become the folders of their
+            last runs.
+    """
     values = {"seed": seed, **fields}
     name = values.pop("recipe", "small_net")
     if "teachers" in values:
@@ -95,24 +117,32 @@ def what_to_train(fields, seed, finished):
 
 
 def write(name, figure, table, finished, out):
-    """`out`/NAME.png and `out`/NAME.md."""
+    """Write the page and the figure of a study: `out`/NAME.md and `out`/NAME.png.
+
+    Arguments:
+        name: the study's name.
+        figure: the matplotlib `Figure`.
+        table: the `zoo.tables.Table`.
+        finished: {label: `Run`s}.
+        out: the folder.
+
+    Returns:
+        The table.
+    """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     figure.savefig(out / f"{name}.png", dpi=150)
-    heading, _, text = _docstring(name).partition("\n")
     any_run = next(iter(finished.values()))[0]
     versions = any_run.versions
-    seconds = sum(run.results["seconds"] for each in finished.values() for run in each)
+    seconds = sum(run.results["seconds"] for runs in finished.values() for run in runs)
     hardware, commit = versions["hardware"], (versions["commit"] or "unknown")[:7]
     changes = " with changes not committed" if versions["dirty"] else ""
-    recipes = {run.folder.parent.name for each in finished.values() for run in each}
+    recipes = {run.folder.parent.name for runs in finished.values() for run in runs}
     links = " and ".join(
-        f"[recipes/{each}.py](../../recipes/{each}.py)" for each in sorted(recipes)
+        f"[recipes/{recipe}.py](../../recipes/{recipe}.py)" for recipe in sorted(recipes)
     )
     page = [
-        f"# {heading}",
-        text.strip(),
-        f"![{heading}]({name}.png)",
+        introduction(name),
         table.markdown(),
         f"Made by `zoo figure {name}`: {_count(finished)} of {links}, {seconds / 60:.0f} minutes "
         f"of training in all on {hardware['cores']} cores ({hardware['cpu']}) that had other work "
@@ -122,8 +152,14 @@ def write(name, figure, table, finished, out):
     return table
 
 
+def introduction(name):
+    """Return the first part of a study's page: the heading, the text and the figure."""
+    heading, _, text = _docstring(name).partition("\n")
+    return f"# {heading}\n\n{text.strip()}\n\n![{heading}]({name}.png)"
+
+
 def _count(finished):
-    runs = len({run.folder for each in finished.values() for run in each})
+    runs = len({run.folder for runs in finished.values() for run in runs})
     seeds = len(next(iter(finished.values())))
     return "1 run, seed 0" if runs == 1 else f"{runs} runs, seeds 0 to {seeds - 1}"
 
@@ -134,10 +170,11 @@ def _docstring(name):
 
 
 @functools.cache
-def _file(recipe):
-    return recipes.find(recipe)
+def recipe_class(name):
+    """Return the class of a recipe that is given by name."""
+    return recipes.load(_recipe_file(name))
 
 
 @functools.cache
-def recipe_class(name):
-    return recipes.load(_file(name))
+def _recipe_file(name):
+    return recipes.find(name)

@@ -1,14 +1,14 @@
 """Companions and the speed of learning: CIFAR-10 accuracy over the steps
 
-Deeply-Supervised Nets says that companions make a net learn faster. The authors' logs have 61.4 %
-test accuracy after 2,000 steps with companions kept, and 37.7 % without. Those are two full-width
-nets that differ in the learning rate (0.025 and 0.05) and in the loss (squared hinge and softmax)
-too, so the difference is not the companions' alone.
+The paper on Deeply-Supervised Nets says that companions make a net learn faster. In the authors'
+logs, the test accuracy after 2,000 steps is 61.4 % with companions kept and 37.7 % without. Those
+two full-width nets also differ in the learning rate (0.025 and 0.05) and in the loss (squared hinge
+and softmax), so the companions alone do not explain the difference.
 
-Here all is the same but the companions: a quarter-width net, softmax cross-entropy, pooled
-companions, and a learning rate that a cosine takes to zero within the steps shown. The steps to an
-accuracy are read off the line between two evaluations on the test set; a net without training, at
-step 0, counts as guessing.
+Here only the companions differ. The net has a quarter of the width, softmax cross-entropy and
+pooled companions. The learning rate follows a cosine to zero within the steps shown. The number of
+steps to an accuracy is interpolated linearly between two evaluations on the test set. At step 0 an
+untrained net counts as guessing.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ OFFICIAL_LOGS = {"without companions": "37.7", "companions kept": "61.4"}
 
 
 def show(finished):
-    """Test accuracy over the steps, and the steps to each of LEVELS."""
+    """Draw the test accuracy over the steps, and tabulate the steps to each of LEVELS."""
     figure, (axes,) = drawing.panels("CIFAR-10: test accuracy over the steps")
     rows = []
     for index, (label, runs) in enumerate(finished.items()):
@@ -36,7 +36,8 @@ def show(finished):
         guessing = 100 / len(runs[0].results["label_names"])
         drawing.curve(axes, steps, accuracies, index, label=label)
         reached = [
-            _cell([steps_to(level, steps, of, guessing) for of in accuracies]) for level in LEVELS
+            steps_cell([steps_to(level, steps, accuracy, guessing) for accuracy in accuracies])
+            for level in LEVELS
         ]
         final = 100 - drawing.final_errors(runs)
         rows.append((label, *reached, spread(final, 1), OFFICIAL_LOGS.get(label, "")))
@@ -52,9 +53,15 @@ def show(finished):
 
 
 def steps_to(level, steps, accuracy, guessing):
-    """Where `accuracy` first reaches `level` on the line between evaluations; NaN if it does not.
+    """Return the step at which `accuracy` first reaches `level`; NaN if it never does.
 
-    In %: (evaluations,) steps and accuracies, and the accuracy at step 0.
+    Between two evaluations the accuracy is interpolated linearly.
+
+    Arguments:
+        level: the accuracy to reach, in %.
+        steps: (evaluations,) the steps of the evaluations.
+        accuracy: (evaluations,) the accuracies in %.
+        guessing: the accuracy at step 0, in %.
     """
     steps, accuracy = np.array([0, *steps]), np.array([guessing, *accuracy])
     above = np.flatnonzero(accuracy[1:] >= level)
@@ -64,11 +71,11 @@ def steps_to(level, steps, accuracy, guessing):
     return np.interp(level, accuracy[between], steps[between])
 
 
-def _cell(steps):
-    """Of the seeds' steps, NaN where a seed did not reach the level."""
+def steps_cell(steps):
+    """Return the cell of the table for the seeds' steps; NaN for a seed that did not reach it."""
     reached = [step for step in steps if np.isfinite(step)]
     if not reached:
         return "not reached"
-    if len(reached) < len(steps):  # a spread over those who did would look better than it is
+    if len(reached) < len(steps):  # the spread of these seeds alone would look too good
         return f"{np.mean(reached):.0f}, by {len(reached)} of {len(steps)} seeds"
     return spread(reached, 0)

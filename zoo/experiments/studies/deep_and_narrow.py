@@ -1,12 +1,13 @@
 """Companions in a deep, narrow net: 24 convolutions on MNIST
 
-Deeply-Supervised Nets names vanishing gradients as what companions help against. We know of no
-measurement of the paper to set beside this one: the net is ours, eight mlpconv layers of three
-convolutions, 16 maps wide, with Gaussian weights and without normalization, meant to be hard to
-train. Companions are at mlpconv2, 4 and 6.
+The paper on Deeply-Supervised Nets says that companions help against vanishing gradients. We know
+of no measurement in the paper to compare with. The net is ours, and is meant to be hard to train:
+eight mlpconv layers of three convolutions, 16 maps wide, with Gaussian weights and without
+normalization. The companions are at mlpconv2, 4 and 6.
 
-The chance level is that of guessing among all classes alike. Gradients are mean squares of the
-first kernel of each mlpconv layer, averaged over the steps before the first evaluation.
+The chance level is the accuracy of guessing all classes equally often. The gradients are mean
+squares of the first kernel of each mlpconv layer, averaged over the steps before the first
+evaluation.
 """
 
 import numpy as np
@@ -30,7 +31,7 @@ LAYERS = np.arange(1, 9)
 
 
 def show(finished):
-    """Test accuracy over the steps, and the first gradients of each layer."""
+    """Draw the test accuracy over the steps, and the first gradients of each layer."""
     any_run = next(iter(finished.values()))[0]
     steps, chance = any_run.history["step"], 100 / len(any_run.results["label_names"])
     figure, (left, right) = drawing.panels("MNIST: a net of 24 narrow convolutions", 2)
@@ -40,8 +41,8 @@ def show(finished):
         first = np.stack([drawing.column(runs, f"gradient_mlpconv{n}")[:, 0] for n in LAYERS], 1)
         drawing.curve(right, LAYERS, first, index, label=label, marker=".")
         final = 100 - drawing.final_errors(runs)
-        each = ", ".join(f"{accuracy:.1f}" for accuracy in final)
-        rows.append((label, spread(final, 1), each, f"{chance:g}"))
+        by_seed = ", ".join(f"{accuracy:.1f}" for accuracy in final)
+        rows.append((label, spread(final, 1), by_seed, f"{chance:g}"))
     left.axhline(chance, color=drawing.QUIET, linestyle=":", label="chance")
     left.set_ylim(0, 100)
     right.set_yscale("log")

@@ -1,11 +1,12 @@
-"""What the figures of the studies share: size, colours, and a curve of several seeds."""
+"""The common style of the studies' figures: size, colours, and a curve of several seeds."""
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 WIDTH = 6.4  # inches
-# Okabe and Ito's, which the colour-blind tell apart; the dashes tell them apart in grey.
+# The colours of Okabe and Ito, which colour-blind people can tell apart. The dashes tell the curves
+# apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1, 1, 1)), "-", "-")
 INK, QUIET, GRID = "#222222", "#BBBBBB", "#EEEEEE"
@@ -14,31 +15,43 @@ PLAIN = FuncFormatter(lambda value, _: f"{value:,g}")
 
 
 def panels(title, columns=1, *, height=3.8, **subplots):
-    """(Figure, list of so many Axes side by side); `subplots` are arguments of that method."""
+    """Return a figure, and a list of its panels side by side.
+
+    Arguments:
+        title: the figure's title.
+        columns: the number of panels.
+        height: in inches.
+        subplots: further arguments of `Figure.subplots`.
+    """
     figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor="white")
     figure.suptitle(title, fontsize=TITLE, color=INK)
     return figure, [*np.ravel(figure.subplots(1, columns, **subplots))]
 
 
 def column(runs, name):
-    """A column of metrics.csv, (seeds, evaluations)."""
+    """Return a column of the runs' metrics.csv: (seeds, evaluations)."""
     return np.stack([run.history[name] for run in runs])
 
 
 def accuracy(runs):
-    """Test accuracy in %, (seeds, evaluations)."""
+    """Return the runs' test accuracies in %: (seeds, evaluations)."""
     return 100 * column(runs, "val_accuracy")
 
 
 def final_errors(runs):
-    """Test error in % after the last epoch, (seeds,)."""
+    """Return the runs' test errors in % after the last epoch: (seeds,)."""
     return np.array([run.results["error_percent"] for run in runs])
 
 
 def curve(axes, x, values, index=0, **style):
-    """The mean over seeds in a band from the smallest to the largest.
+    """Draw the mean over seeds, and a band from the smallest to the largest value.
 
-    (points,), (seeds, points); `index` chooses colour and dashes, `style` is a line's.
+    Arguments:
+        axes: the matplotlib `Axes`.
+        x: (points,).
+        values: (seeds, points).
+        index: the number of the colour and the dashes.
+        style: further arguments of `Axes.plot`.
     """
     style = {"color": COLOURS[index], "linestyle": DASHES[index], "linewidth": 1.6, **style}
     axes.fill_between(
@@ -48,7 +61,7 @@ def curve(axes, x, values, index=0, **style):
 
 
 def label(axes, x, y):
-    """Name the axes, and take away what is not read."""
+    """Name the axes, and remove the upper and right border."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(QUIET)
     axes.tick_params(which="both", labelsize=TEXT, color=QUIET, labelcolor=INK)
@@ -59,7 +72,7 @@ def label(axes, x, y):
 
 
 def over_steps(axes, y, *, x="Steps", ticks=5):
-    """Name the axes of something drawn over the steps of a training, from 0 on."""
+    """Name the axes of a panel whose x axis is the steps of a training, from 0 on."""
     label(axes, x, y)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True, steps=[1, 2, 5, 10]))
@@ -67,7 +80,7 @@ def over_steps(axes, y, *, x="Steps", ticks=5):
 
 
 def logarithmic(axes, which):
-    """Axis "x" or "y" of plain numbers: ticks at 1, 2 and 5, written as such."""
+    """Make the axis "x" or "y" logarithmic, with plain numbers at 1, 2 and 5."""
     axes.set(**{f"{which}scale": "log"})
     axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -76,14 +89,17 @@ def logarithmic(axes, which):
 
 
 def legend(figure, runs):
-    """Below the panels, once a label; with how many seeds, and what bands and bars are."""
+    """Add a legend below the panels, with one entry for each label.
+
+    Its title says how many seeds there are, and what the bands and bars mean.
+    """
     handles = {}
     for axes in figure.axes:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
     seeds = len(next(iter(runs.values())))
     meaning = f"mean, smallest and largest of {seeds} seeds" if seeds > 1 else "1 seed"
-    width = 0.6 + 0.07 * max(map(len, handles))  # inches, about, of an entry
+    width = 0.6 + 0.07 * max(map(len, handles))  # of an entry, about, in inches
     rows = -(-len(handles) // int(WIDTH / width))
     figure.legend(
         handles.values(),

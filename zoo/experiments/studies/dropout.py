@@ -1,10 +1,11 @@
 """Dropout between mlpconv layers: training and test error on CIFAR-10 (NIN, Fig. 3)
 
-Network in Network: dropout of 0.5 between the mlpconv layers reduces the test error by more than
-20 %: 14.51 % without, 10.41 % with it.
+The paper on Network in Network reports that dropout of 0.5 between the mlpconv layers reduces the
+test error by more than 20 %: from 14.51 % to 10.41 %.
 
-Here: a quarter-width net, 10,000 training images and 1,200 steps, about 15 passes. The training
-error is measured while training: with dropout at work, and over all steps of an epoch.
+Here the net has a quarter of the width. It trains on 10,000 images for 1,200 steps, about 15
+passes. The training error is measured during the training, with dropout at work, over all steps of
+an epoch.
 """
 
 from zoo.experiments.studies import drawing, spread
@@ -20,7 +21,7 @@ PAPER = {"no dropout": "14.51", "dropout 0.5": "10.41"}
 
 
 def show(finished):
-    """Training and test error over the steps, and the last of them."""
+    """Draw the training and test error over the steps, and tabulate the last ones."""
     figure, (axes,) = drawing.panels("CIFAR-10: error with dropout and without")
     rows = []
     without = drawing.final_errors(finished["no dropout"])

@@ -1,12 +1,12 @@
 """Companions and the hinge on MNIST: test error over the training examples (DSN, Fig. 2b)
 
-Deeply-Supervised Nets draws the test errors of its four methods against the number of training
-examples. Its headline, as recalled: a gain of 26 % of DSN-SVM over CNN-softmax at 500 examples. We
-have no other number of that figure.
+The paper on Deeply-Supervised Nets plots the test errors of its four methods against the number of
+training examples. Its main claim, as we recall it, is that DSN-SVM gains 26 % over CNN-softmax at
+500 examples. We have no other number of that figure.
 
-Here: the same number of steps for every number of examples, whose classes are in proportion; the
-nets and learning rates are those of Fig. 2a here. The gain is the share of CNN-softmax's errors
-that DSN-SVM of the same seed does not make.
+Here the number of steps is the same for every number of examples, and the examples keep the
+proportions of the classes. The nets and learning rates are those of our Fig. 2a. The gain is the
+share of CNN-softmax's errors that DSN-SVM with the same seed avoids.
 """
 
 import numpy as np
@@ -25,20 +25,20 @@ RUNS = {
 
 
 def show(finished):
-    """Test error by the number of examples, and DSN-SVM's gain over CNN-softmax."""
+    """Draw the test error over the number of examples, and tabulate DSN-SVM's gain."""
     errors = {
         method: [drawing.final_errors(finished[f"{method}, {n}"]) for n in EXAMPLES]
         for method in METHODS
     }
     figure, (axes,) = drawing.panels("MNIST: test error over the number of training examples")
-    for index, (method, each) in enumerate(errors.items()):
-        each = np.array(each)
-        mean = each.mean(axis=1)
-        # A little apart, so that bars do not hide one another.
+    for index, (method, by_examples) in enumerate(errors.items()):
+        values = np.array(by_examples)
+        mean = values.mean(axis=1)
+        # The methods stand a little apart, so that their bars do not hide one another.
         axes.errorbar(
             np.array(EXAMPLES) * (1 + 0.025 * (index - 1.5)),
             mean,
-            (mean - each.min(axis=1), each.max(axis=1) - mean),
+            (mean - values.min(axis=1), values.max(axis=1) - mean),
             label=method,
             color=drawing.COLOURS[index],
             linestyle=drawing.DASHES[index],
@@ -51,9 +51,10 @@ def show(finished):
         drawing.logarithmic(axes, which)
     drawing.label(axes, "Training examples", "Test error (% of images)")
     drawing.legend(figure, finished)
-    rows = [(method, *map(spread, each)) for method, each in errors.items()]
-    gains = map(gain, errors["CNN-softmax"], errors["DSN-SVM"])
-    rows.append(("Gain of DSN-SVM over CNN-softmax (%)", *(spread(each, 0) for each in gains)))
+    rows = [(method, *map(spread, by_examples)) for method, by_examples in errors.items()]
+    pairs = zip(errors["CNN-softmax"], errors["DSN-SVM"], strict=True)
+    gains = (spread(gain(softmax, svm), 0) for softmax, svm in pairs)
+    rows.append(("Gain of DSN-SVM over CNN-softmax (%)", *gains))
     paper = ("26 (recalled)" if n == 500 else "" for n in EXAMPLES)
     rows.append(("The same in the paper (%)", *paper))
     columns = ("Test error (%) by examples", *(f"{n:,}" for n in EXAMPLES))
@@ -61,5 +62,5 @@ def show(finished):
 
 
 def gain(without, with_):
-    """How much smaller the second errors are, in % of the first: (seeds,), (seeds,) -> (seeds,)."""
+    """Return by how many percent the second errors are smaller: (seeds,), (seeds,) -> (seeds,)."""
     return 100 * (1 - with_ / without)

@@ -1,13 +1,13 @@
 """Companions and the gradients: mean square gradient a layer on CIFAR-10
 
-Deeply-Supervised Nets reports that the variance of the gradients of the first convolution is 4.55
-times as large with companions as without (recalled). In the authors' log the variance of that
-layer's updates falls by a factor of 7.1 when the companions are removed after 50,000 steps.
+The paper on Deeply-Supervised Nets reports that the variance of the first convolution's gradients
+is 4.55 times as large with companions as without (recalled). In the authors' log the variance of
+that layer's updates falls by a factor of 7.1 when the companions are removed after 50,000 steps.
 
-Here: the mean square, not the variance, of the gradient of the first kernel of each mlpconv layer,
-before weight decay, averaged over the steps between two evaluations. Ratios are of two runs of one
-seed; "whole training" is the ratio of the averages over all steps. The runs are those of the study
-of convergence.
+Here we measure the mean square of the gradient, not its variance. The gradient is that of the first
+kernel of each mlpconv layer, before weight decay, averaged over the steps between two evaluations.
+Each ratio compares two runs with the same seed. "Whole training" is the ratio of the averages over
+all steps. The runs are those of the study of convergence.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ WITHOUT = "without companions"
 
 
 def show(finished):
-    """Mean square gradients over the steps, and their ratios to those without companions."""
+    """Draw the mean square gradients over the steps, and tabulate their ratios."""
     figure, panels = drawing.panels(
         "CIFAR-10: mean square gradient by layer", len(LAYERS), sharey=True
     )
@@ -55,9 +55,16 @@ def show(finished):
 
 
 def ratios(runs, without, layer):
-    """By seed, how many times larger the gradients are: over the first evaluation's steps, and all.
+    """Return how many times larger the gradients of a layer are, seed by seed.
 
-    Lists of runs in the same order of seeds -> two (seeds,) arrays.
+    Arguments:
+        runs: the runs with companions.
+        without: the runs without companions, in the same order of seeds.
+        layer: the layer's name.
+
+    Returns:
+        Two arrays (seeds,): over the steps before the first evaluation, and over all steps.
     """
-    with_, without = (drawing.column(each, f"gradient_{layer}") for each in (runs, without))
-    return with_[:, 0] / without[:, 0], np.mean(with_, axis=1) / np.mean(without, axis=1)
+    gradients = drawing.column(runs, f"gradient_{layer}")
+    others = drawing.column(without, f"gradient_{layer}")
+    return gradients[:, 0] / others[:, 0], np.mean(gradients, axis=1) / np.mean(others, axis=1)

@@ -1,12 +1,14 @@
 """Soft targets as a regularizer: 3 % of the training images (Hinton et al., section 6)
 
-The paper: on speech, with 3 % of the data and hard targets a net gets 44.5 % of the test frames
-right, although its training was stopped early; with soft targets of a net that saw all of the data
-57.0 %, without early stopping, against 58.9 % with all of the data.
+The paper measures the share of speech frames in the test set that are classified correctly. With
+3 % of the data and hard targets, a net reaches 44.5 %, although its training was stopped early.
+With soft targets of a net that saw all of the data, it reaches 57.0 % without early stopping. With
+all of the data it reaches 58.9 %.
 
-Here: MNIST, 1,800 of the 60,000 images; teacher and students of `mnist_distillation`. Early
-stopping holds out a tenth of all training images, more than the net is trained on, and stops after
-10 epochs without a lower loss there; the others train for all 100 epochs.
+Here the data are 1,800 of the 60,000 images of MNIST. The teacher and the students are those of
+`mnist_distillation`. Early stopping holds out a tenth of all training images, which is more than
+the net trains on. It stops after 10 epochs without a lower loss on them. The other students train
+for all 100 epochs.
 """
 
 from zoo.experiments.studies import drawing, mnist_distillation, spread
@@ -28,7 +30,7 @@ RUNS = {
 
 
 def show(finished):
-    """Accuracy while training, and on the test set after the last epoch."""
+    """Draw the test accuracy over the epochs, and tabulate training and test accuracy."""
     figure, (axes,) = drawing.panels("MNIST, 1,800 training images")
     rows = []
     for index, (label, runs) in enumerate(finished.items()):
@@ -46,7 +48,7 @@ def show(finished):
 
 
 def test_accuracy(run):
-    """Also of a run that was judged on held-out images."""
+    """Return the test accuracy of a run, 0..1, even if the run was judged on held-out images."""
     import zoo.data
     from zoo.training.measuring import measure
 

@@ -1,15 +1,15 @@
 """Confidence maps of the last mlpconv layer (NIN, Fig. 4)
 
-Network in Network shows, for ten CIFAR-10 test images, the largest 10 % of each of the maps that
-global average pooling averages, the true class's boxed: they lie where the object is. Here the
-images are the first of each class in the test set, and the net is that without companions in the
-study of convergence, a quarter of the paper's width, of seed 0. The maps, 8 x 8, are enlarged to
-the images' 32 x 32 (bilinear) and laid over them; the colours of a row go from the median of its
-ten maps, clear, to their maximum, yellow.
+The paper on Network in Network shows, for ten CIFAR-10 test images, the largest 10 % of each map
+that global average pooling averages. The true class has a box. The largest values lie where the
+object is. Here the images are the first of each class in the test set. The net is the one without
+companions from the study of convergence, with a quarter of the paper's width and seed 0. The 8 x 8
+maps are enlarged to the images' 32 x 32 (bilinear) and laid over them. The colours of a row go from
+the median of its ten maps, which is transparent, to their maximum, which is yellow.
 
-The numbers: how often the mean of the true class's map is the largest of the ten, which is the
-accuracy, and how often the largest single value of all ten maps lies in the true class's. The
-paper reports neither for these maps.
+The table shows two shares of the test images. In the first, the true class's map has the largest
+mean of the ten; this share is the accuracy. In the second, the true class's map holds the largest
+single value of all ten maps. The paper reports neither for these maps.
 """
 
 import matplotlib
@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from zoo.experiments.studies import convergence, drawing, hidden, spread
-from zoo.report import figures
+from zoo.report import confidence_maps
 from zoo.saving import load_model
 from zoo.tables import Table
 
@@ -26,15 +26,15 @@ RUNS = {"without companions": convergence.RUNS["without companions"]}
 
 
 def show(finished):
-    """The confidence maps of ten images, and how often the true class has the largest."""
+    """Draw the maps of ten images, and tabulate how often the true class has the largest."""
     (runs,) = finished.values()
     _, test = runs[0].recipe().datasets()
     maps = [
         hidden.outputs(load_model(run.folder), test.images, ["class_maps"])["class_maps"]
         for run in runs
     ]
-    by_mean = [100 * (predicted(each) == test.labels).mean() for each in maps]
-    by_peak = [100 * (strongest(each) == test.labels).mean() for each in maps]
+    by_mean = [100 * (predicted(seed_maps) == test.labels).mean() for seed_maps in maps]
+    by_peak = [100 * (strongest(seed_maps) == test.labels).mean() for seed_maps in maps]
     table = Table(
         ("The true class's map has", "Share of the test images (%)"),
         (("the largest mean (accuracy)", spread(by_mean)), ("the largest value", spread(by_peak))),
@@ -44,18 +44,22 @@ def show(finished):
 
 
 def strongest(maps):
-    """(n, h, w, classes) -> (n,): the class whose map holds the largest value of all."""
+    """Return the class whose map holds the largest single value: (n, h, w, classes) -> (n,)."""
     return maps.max(axis=(1, 2)).argmax(axis=1)
 
 
 def predicted(maps):
-    """(n, h, w, classes) -> (n,): the class whose map has the largest mean, as the net says."""
+    """Return the class whose map has the largest mean: (n, h, w, classes) -> (n,).
+
+    This is the net's answer.
+    """
     return maps.mean(axis=(1, 2)).argmax(axis=1)
 
 
 def _figure(test, chosen, maps):
     images, labels, names = test.images[chosen], test.labels[chosen], test.label_names
-    tiles = np.stack([_row(image, of) for image, of in zip(images, maps, strict=True)])
+    rows = zip(images, maps, strict=True)
+    tiles = np.stack([tiles_of(image, image_maps) for image, image_maps in rows])
     picture = hidden.mosaic(tiles)
     side, across = len(picture) / len(chosen), picture.shape[1] / tiles.shape[1]
     figure, (axes,) = drawing.panels(
@@ -70,24 +74,28 @@ def _figure(test, chosen, maps):
         blue = {"edgecolor": "#56B4E9", "facecolor": "none", "linewidth": 2}
         axes.add_patch(Rectangle(corner, across - 3, side - 3, **blue))
     titles = [
-        names[true] + ("" if true == said else f"\n(net: {names[said]})")
-        for true, said in zip(labels, predicted(maps), strict=True)
+        names[true] + ("" if true == answer else f"\n(net: {names[answer]})")
+        for true, answer in zip(labels, predicted(maps), strict=True)
     ]
     hidden.show_row_names(axes, titles, len(picture))
     return figure
 
 
-def _row(image, maps):
-    """(h, w, c) in 0..255, (map h, map w, classes) -> (1 + classes, h, w, 3) in 0..1."""
+def tiles_of(image, maps):
+    """Return an image, and each of its maps over the dimmed image.
+
+    (h, w, c) in 0..255, (map h, map w, classes) -> (1 + classes, h, w, 3) in 0..1.
+    """
     (coloured,) = hidden.in_colour(image[np.newaxis])
     grey = 0.45 * coloured.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
-    # Softmax ignores a constant added to all maps; so do colours between these two values.
+    # The softmax ignores a constant that is added to all maps. So do colours that go from the
+    # median of all maps to their maximum.
     ordinary, peak = np.median(maps), maps.max()
     tiles = [coloured]
-    for each in np.moveaxis(maps, -1, 0):
-        enlarged = figures.upsample(each, image.shape[:2])
+    for class_map in np.moveaxis(maps, -1, 0):
+        enlarged = confidence_maps.upsample(class_map, image.shape[:2])
         strength = ((enlarged - ordinary) / max(peak - ordinary, 1e-30)).clip(0, 1)
-        opacity = (strength * figures.top_activations(enlarged))[..., np.newaxis]
+        opacity = (strength * confidence_maps.top_activations(enlarged))[..., np.newaxis]
         heat = matplotlib.colormaps["autumn"](strength)[..., :3]
         tiles.append((1 - opacity) * grey + opacity * heat)
     return np.stack(tiles)

@@ -1,16 +1,17 @@
 """A transfer set without the digit 3, and one of 7s and 8s alone (Hinton et al., section 3)
 
-The paper: taught on a transfer set that has no 3, the student makes 206 test errors, 133 of them
-on the 1,010 threes. The bias of the 3 is too low: raised by 3.5, a number that was tuned on the
-test set, it leaves 109 errors, 14 on threes. Taught on 7s and 8s alone it makes 47.3 % errors, and
-13.2 % with the biases of 7 and 8 lowered by 7.6, tuned likewise.
+In the paper, a student that learns from a transfer set without the 3 makes 206 test errors, 133 of
+them on the 1,010 threes. The bias of the 3 is too low. Raised by 3.5, a number that was tuned on
+the test set, it leaves 109 errors, 14 of them on threes. A student that learns from 7s and 8s alone
+makes 47.3 % errors. With the biases of 7 and 8 lowered by 7.6, tuned in the same way, it makes
+13.2 %.
 
-Here: the students and teachers of `mnist_distillation`, 20 epochs; the labels take no part
-(soft_weight 1), since a label of the transfer set is never a 3. Two repairs of the biases are
-shown: the paper's, tuned on the test set, for comparison; and one that needs neither test set nor
-labels: the biases of the digits that were missing are moved by one number until these digits are
-predicted as often, among the unlabelled images of the whole training set, as they occur there by
-the count of all ten digits, a tenth each.
+Here the students and teachers are those of `mnist_distillation`, with 20 epochs. The labels are not
+used (soft_weight 1), since a label of the transfer set is never a 3. We show two repairs of the
+biases. The first is the paper's, tuned on the test set, for comparison. The second needs neither
+the test set nor labels. It adds one number to the biases of the missing digits. The number is
+chosen so that these digits are predicted as often, among the unlabelled images of the whole
+training set, as they should occur: a tenth for each digit.
 """
 
 import numpy as np
@@ -38,16 +39,16 @@ PAPER = {
 
 
 def show(finished):
-    """Errors over the bias of what was omitted, and at three choices of it."""
+    """Draw the errors over the bias of the omitted digits, and tabulate three choices of it."""
     figure, panels = drawing.panels(
         "MNIST: the bias of digits that were not in the transfer set", 2
     )
     rows = []
     for axes, (label, digits) in zip(panels, OMITTED.items(), strict=True):
-        found = [_repairs(run, list(digits)) for run in finished[label]]
-        shifts = found[0]["shifts"]
-        drawing.curve(axes, shifts, np.stack([each["errors"] for each in found]), 0, label="errors")
-        chosen = np.mean([each["by frequency"][0] for each in found])
+        repairs = [_repairs(run, list(digits)) for run in finished[label]]
+        errors = np.stack([repair["errors"] for repair in repairs])
+        drawing.curve(axes, repairs[0]["shifts"], errors, 0, label="errors")
+        chosen = np.mean([repair["by frequency"][0] for repair in repairs])
         axes.axvline(
             chosen, color=drawing.COLOURS[1], linestyle=":", label="by frequency, no labels"
         )
@@ -56,7 +57,8 @@ def show(finished):
         drawing.label(axes, "Added to their logits", "Test errors")
         for how in ("as taught", "by frequency", "tuned on the test set"):
             shift, errors, on_digits = (
-                np.array(of) for of in zip(*(f[how] for f in found), strict=True)
+                np.array(values)
+                for values in zip(*(repair[how] for repair in repairs), strict=True)
             )
             rows.append(
                 (
@@ -74,7 +76,10 @@ def show(finished):
 
 
 def _repairs(run, digits):
-    """{repair: (shift of the digits' logits, test errors, those on the digits)}, and the curve."""
+    """Return {repair: (shift of the digits' logits, test errors, test errors on the digits)}.
+
+    "shifts" and "errors" are the curve: the test errors over the shift.
+    """
     import zoo.data
 
     model = load_model(run.folder)
@@ -99,17 +104,21 @@ def _repairs(run, digits):
 
 
 def shifted(logits, classes, by):
-    """(n, classes) with a number added to the logits of these classes."""
+    """Return logits (n, classes) with a number added to those of some classes."""
     changed = logits.copy()
     changed[:, classes] += by
     return changed
 
 
 def by_frequency(logits, classes):
-    """What to add to the logits of these classes for them to be named as often as all others.
+    """Return the number to add to some classes' logits so that they are predicted often enough.
 
-    Needs no labels: each class is taken to be equally frequent. By bisection, as their share only
-    grows with the number.
+    Their predictions then have the share that they would have if all classes were equally frequent.
+    So no labels are needed. The number is found by bisection, because the share grows with it.
+
+    Arguments:
+        logits: (n, all classes).
+        classes: the classes whose logits are to be shifted.
     """
     wanted = len(classes) / logits.shape[1]
     low, high = 0.0, 100.0

@@ -1,14 +1,16 @@
 """Global average pooling against fully connected heads (NIN, Table 5)
 
-Network in Network, section 4.6: in place of global average pooling, a fully connected
-layer on the class maps, with and without dropout before it. A conventional net has it the other
-way round: there, dropout before the fully connected layer does better than pooling.
+In section 4.6, the paper on Network in Network replaces global average pooling by a fully connected
+layer on the class maps, with and without dropout before it. On its net, pooling does better. On a
+conventional net it is the other way round: dropout before the fully connected layer does better
+than pooling.
 
-Here it is Fashion-MNIST instead of CIFAR-10, so that the study of translations can move the images
-over a black background: 10,000 training images, 400 steps, nets of a quarter of the paper's width,
-and dropout of 0.2 instead of 0.5 between the layers. The learning rate is 0.02 for all: at 0.05 the
-NIN with a fully connected layer diverged. The paper's CNN has three convolutions and a locally
-connected layer; ours is the NIN without its 1 x 1 convolutions but the one to the class maps.
+Here the data are Fashion-MNIST instead of CIFAR-10, so that the study of translations can move the
+images over a black background. The nets have a quarter of the paper's width, and dropout of 0.2
+instead of 0.5 between the layers. They train on 10,000 images for 400 steps. The learning rate is
+0.02 for all, because the NIN with a fully connected layer diverged at 0.05. The paper's CNN has
+three convolutions and a locally connected layer. Ours is the NIN without its 1 x 1 convolutions,
+except for the one to the class maps.
 """
 
 from zoo.experiments.studies import drawing, spread
@@ -39,7 +41,7 @@ PAPER = dict(zip(RUNS, (10.41, 11.59, 10.88, 16.46, 17.56, 15.99), strict=True))
 
 
 def show(finished):
-    """Test error of each head, ours and the paper's."""
+    """Draw and tabulate the test error of each head, ours and the paper's."""
     figure, (ours, paper) = drawing.panels("Heads of a NIN and a CNN", 2, height=3.0, sharey=True)
     rows = []
     for label in RUNS:

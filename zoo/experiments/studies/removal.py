@@ -1,12 +1,12 @@
-"""What becomes of companions: none, kept, fading or removed, on CIFAR-10
+"""Companions on CIFAR-10: none, kept, fading or removed
 
-The paper on Deeply-Supervised Nets lets the companions' weights decay; the authors' code keeps
-them, stops, and goes on without them. Their logs have 9.65 % test error after removal, and 10.6 %
-with companions kept for 120,000 steps: not at equal budgets, since the first was trained for
-200,000 steps.
+The paper on Deeply-Supervised Nets lets the companions' weights decay. The authors' code keeps the
+companions, stops, and continues without them. Their logs have a test error of 9.65 % after the
+removal, and of 10.6 % with companions kept for 120,000 steps. The budgets are not equal: the first
+net was trained for 200,000 steps.
 
-Here every net has the same steps and the same learning rates: quarter width, softmax cross-entropy.
-Fading follows a cosine over the whole training, removal comes after half of it.
+Here every net has the same steps and the same learning rates, a quarter of the width and softmax
+cross-entropy. Fading follows a cosine over the whole training. Removal comes after half of it.
 """
 
 from zoo.experiments.studies import convergence, drawing, spread
@@ -21,15 +21,15 @@ OFFICIAL_LOGS = {"companions kept": "10.6", "companions removed": "9.65"}
 
 
 def show(finished):
-    """Test error over the steps, and the last of it beside the authors' logs."""
+    """Draw the test error over the steps, and tabulate the last one beside the authors' logs."""
     figure, (axes,) = drawing.panels("CIFAR-10: test error over the steps")
     rows = []
     for index, (label, runs) in enumerate(finished.items()):
         steps, errors = runs[0].history["step"], 100 - drawing.accuracy(runs)
         drawing.curve(axes, steps, errors, index, label=label)
         final = drawing.final_errors(runs)
-        each = ", ".join(f"{error:.1f}" for error in final)
-        rows.append((label, spread(final), each, OFFICIAL_LOGS.get(label, "")))
+        by_seed = ", ".join(f"{error:.1f}" for error in final)
+        rows.append((label, spread(final), by_seed, OFFICIAL_LOGS.get(label, "")))
         if runs[0].fields["companions"] == "removed":
             removed_at = runs[0].fields["removal"] * steps[-1]
             axes.axvline(removed_at, color=drawing.QUIET, linewidth=0.8, zorder=0)

@@ -1,16 +1,17 @@
-"""Label smoothing against soft targets: accuracy, calibration, and what the features forget
+"""Label smoothing against soft targets: accuracy, calibration and hidden features
 
-Label smoothing is distillation from a teacher that gives every class the same probability: the
-same formula, (1 - w) L(labels, p) + w L(uniform, p). Soft targets of a trained teacher say besides
-which classes are alike. Mueller, Kornblith and Hinton, arXiv:1906.02629, found that smoothing
-calibrates and draws each class together in the last hidden layer, at the cost of what the net
-knows of likenesses, so that smoothed nets teach badly.
+Label smoothing is distillation from a teacher that gives every class the same probability. The
+formula is the same: (1 - w) L(labels, p) + w L(uniform, p). Soft targets of a trained teacher also
+say which classes are alike. Mueller, Kornblith and Hinton, arXiv:1906.02629, found that smoothing
+calibrates a net and draws each class together in the last hidden layer. The net then knows less
+about which classes are alike, so smoothed nets teach badly.
 
-Here: Fashion-MNIST, the nets of the study `ensemble`, three seeds each: labels alone, labels
-smoothed by 0.1, soft targets of the ensemble; and a student taught by one net of either kind, at
-temperature 4. The calibration error is the expected one, 15 equal bins. Spread is the mean squared
-distance of the last hidden layer's test activations to the mean of their class, divided by that to
-the mean of all: near 0 if classes are drawn to points.
+Here the data are Fashion-MNIST, and the nets are those of the study `ensemble`, with three seeds
+each. They learn from labels alone, from labels smoothed by 0.1, and from soft targets of the
+ensemble. Two more students learn from one net of either kind of labels, at temperature 4. The
+calibration error is the expected one, with 15 equal bins. The spread within classes is the mean
+squared distance of the last hidden layer's test activations to the mean of their class, divided by
+that to the mean of all. It is near 0 if each class is drawn to a point.
 """
 
 import numpy as np
@@ -40,17 +41,18 @@ SHOWN = {
 
 
 def show(finished):
-    """How often a confidence is right, and a table of the three measures."""
+    """Draw how often the answers of each confidence are right, and tabulate three measures."""
     figure, (axes,) = drawing.panels("Fashion-MNIST: is the confidence right?")
     axes.plot([0, 100], [0, 100], color=drawing.QUIET, linewidth=0.8)
     rows = []
     for index, (label, name) in enumerate(SHOWN.items()):
-        found = [_measured(run) for run in finished[label]]
-        accuracy, calibration, within = (
-            np.array([each[key] for each in found]) for key in ("accuracy", "error", "within")
+        measured = [_measured(run) for run in finished[label]]
+        accuracy, calibration_error, within = (
+            np.array([values[key] for values in measured])
+            for key in ("accuracy", "calibration_error", "within")
         )
-        rows.append((name, spread(accuracy), spread(calibration), spread(within, 3)))
-        bins = found[0]["bins"]
+        rows.append((name, spread(accuracy), spread(calibration_error), spread(within, 3)))
+        bins = measured[0]["bins"]
         axes.plot(*bins, color=drawing.COLOURS[index], linestyle=drawing.DASHES[index], label=name)
     drawing.label(axes, "Confidence (%), seed 0", "Right (% of test images)")
     drawing.legend(figure, {"labels": finished["labels"][:1]})  # the curves are of seed 0
@@ -68,27 +70,36 @@ def _measured(run):
     accuracy = 100 * (probabilities.argmax(1) == test.labels).mean()
     return {
         "accuracy": accuracy,
-        "error": error,
+        "calibration_error": error,
         "bins": bins,
         "within": within_classes(features, test.labels),
     }
 
 
 def calibration(probabilities, labels, bins=15):
-    """The expected calibration error in %, and (mean confidence, share right) of each bin, in %.
+    """Return the expected calibration error in %, and the bins that it comes from.
 
-    Guo et al., arXiv:1706.04599: bins of equal width, weighted by the examples they hold.
+    The bins have equal width and are weighted by their number of examples. Guo et al.,
+    arXiv:1706.04599.
+
+    Arguments:
+        probabilities: (n, classes).
+        labels: (n,) true classes.
+        bins: the number of bins.
+
+    Returns:
+        The error, and (2, bins that hold examples): mean confidence and share of right answers, %.
     """
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     place = np.minimum((confidence * bins).astype(int), bins - 1)
-    held = [place == each for each in range(bins) if (place == each).any()]
-    means = np.array([[confidence[each].mean(), right[each].mean()] for each in held])
-    shares = np.array([each.mean() for each in held])
+    inside = [place == index for index in range(bins) if (place == index).any()]
+    means = np.array([[confidence[mask].mean(), right[mask].mean()] for mask in inside])
+    shares = np.array([mask.mean() for mask in inside])
     return 100 * float(shares @ np.abs(means[:, 0] - means[:, 1])), 100 * means.T
 
 
 def within_classes(features, labels):
-    """(n, units), (n,) -> the variance within classes as a share of all of the variance."""
+    """Return the variance within classes as a share of the whole: (n, units), (n,) -> 0..1."""
     squares = sum(
         np.square(features[labels == label] - features[labels == label].mean(0)).sum()
         for label in np.unique(labels)

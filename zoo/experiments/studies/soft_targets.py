@@ -1,12 +1,13 @@
-"""What soft targets say: one image over temperatures, and the student's learning curves
+"""Soft targets: one image over temperatures, and the student's learning curves
 
-At temperature 1 a good teacher's probabilities say hardly more than the label; at higher ones they
-say which wrong classes are likely (Hinton et al., section 2). The image is the test image whose
-two most probable digits are closest, of all that the first teacher names rightly.
+At temperature 1 a good teacher's probabilities say little more than the label. At higher
+temperatures they say which wrong classes are likely (Hinton et al., section 2). The image is a test
+image that the first teacher classifies correctly. Among all such images it is the one whose two
+most probable digits are closest.
 
-The learning curves are of students of 300 units, 15 epochs, temperature 4: alone, taught by the
-teacher at every step, and taught from its cached soft targets (float16): the last two see the same
-batches, and differ in rounding alone.
+The learning curves are those of students with 300 units, 15 epochs and temperature 4. One learns
+alone. One is taught by the teacher at every step. One is taught from the teacher's cached soft
+targets (float16). The last two see the same batches, and differ only in rounding.
 """
 
 import numpy as np
@@ -29,7 +30,7 @@ RUNS = {
 
 
 def show(finished):
-    """An image, its soft targets over temperatures, and the learning curves."""
+    """Draw an image, its soft targets over temperatures, and the learning curves."""
     figure, (image, bars, axes) = drawing.panels(
         "Soft targets, and what they teach", 3, height=3.2, width_ratios=(0.8, 1.6, 2)
     )
@@ -71,7 +72,11 @@ def show(finished):
 
 
 def _closest(run):
-    """(image, (temperatures, classes) probabilities): rightly named, and the most in doubt."""
+    """Return the least certain of a run's right answers in the test set.
+
+    Returns:
+        The image, and its probabilities (temperatures, classes).
+    """
     _, test = run.recipe().datasets()
     logits = load_model(run.folder).predict(
         test.images.astype("float32"), batch_size=1024, verbose=0

@@ -1,10 +1,11 @@
 """Temperature against width: students of 300 and 30 units a layer (Hinton et al., section 3)
 
-The paper: with 300 units or more in each of two hidden layers all temperatures above 8 gave
-similar results; with 30 units, temperatures from 2.5 to 4 worked significantly better than higher
-or lower ones.
+In the paper, all temperatures above 8 gave similar results with 300 or more units in each of two
+hidden layers. With 30 units, temperatures from 2.5 to 4 worked significantly better than higher or
+lower ones.
 
-Here: the teachers of `mnist_distillation`, students without regularization, 15 epochs.
+Here the teachers are those of `mnist_distillation`. The students have no regularization and train
+for 15 epochs.
 """
 
 import numpy as np
@@ -29,7 +30,7 @@ for _width in WIDTHS:
 
 
 def show(finished):
-    """Test error over the temperature, a panel a width."""
+    """Draw the test error over the temperature, with a panel for each width."""
     figure, panels = drawing.panels("MNIST: test error over the temperature", len(WIDTHS))
     rows = []
     for axes, width in zip(panels, WIDTHS, strict=True):
@@ -44,7 +45,7 @@ def show(finished):
         axes.set_xscale("log")
         axes.set_xticks(TEMPERATURES, [f"{t:g}" for t in TEMPERATURES])
         axes.minorticks_off()
-        rows.append((f"{width}", spread(alone), *(spread(of) for of in taught.T)))
+        rows.append((f"{width}", spread(alone), *(spread(errors) for errors in taught.T)))
     panels[1].set_ylabel("")
     drawing.legend(figure, {"alone": finished["teacher"]})
     columns = ("Units a layer", "Alone (%)", *(f"T = {t:g} (%)" for t in TEMPERATURES))

@@ -1,1 +1,1 @@
-"""Recipes that share a setting: the papers' tables, and small students."""
+"""Recipes that several recipe files derive from: the papers' settings, and small students."""

@@ -1,9 +1,14 @@
-"""The settings of the papers' tables, which the recipes `<data>_nin` and `<data>_dsn` share."""
+"""The settings of the papers' tables: the base of the recipes `<data>_nin` and `<data>_dsn`."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from zoo.recipe import Plan, Precision, Recipe
+
+if TYPE_CHECKING:
+    import keras
+
+    from zoo.data import Augmentation, ImageData
 
 Variant = Literal["mnist", "cifar10", "cifar100", "svhn"]
 Preprocessing = Literal["mean", "gcn_zca", "gcn_lcn"]
@@ -12,34 +17,35 @@ Objective = Literal["svm", "softmax"]
 
 @dataclass(frozen=True)
 class PaperRecipe(Recipe):
-    """Network, preprocessing and augmentation of both papers; plain float32."""
+    """The network, preprocessing and augmentation of both papers, in float32."""
 
     precision: Precision = "float32"
     variant: Variant = "cifar10"
-    """The released definition of the net."""
+    """Data set whose released network is used."""
     preprocessing: Preprocessing = "gcn_zca"
-    """Subtract the mean image; or global contrast normalization, then ZCA whitening (CIFAR) or
-    local contrast normalization (SVHN)."""
+    """mean: subtract the mean image. gcn_zca: global contrast normalization, then ZCA whitening
+    (CIFAR). gcn_lcn: global contrast normalization, then local contrast normalization (SVHN)."""
     width: float = 1.0
-    """Factor on the widths of the net; the papers' is 1."""
+    """Factor on the widths of the net. The papers have 1."""
     augment: bool = False
     """Pad by 4 pixels, crop at random, mirror half the images: the papers' second CIFAR-10 row."""
 
-    def augmentation(self):
+    def augmentation(self) -> "Augmentation":
+        """Return the augmentation of the papers' second CIFAR-10 row, or none."""
         from zoo.data import Augmentation
 
         return Augmentation(pad_and_crop=4, flip=True) if self.augment else Augmentation()
 
-    def preprocess(self, data):
-        """The layers in front of the net, fitted to the training images."""
+    def preprocess(self, data: "ImageData") -> "list[keras.Layer]":
+        """Return the layers in front of the net, fitted to the training images."""
         import keras
         import numpy as np
 
         from zoo.layers import GlobalContrastNormalization, LocalContrastNormalization, ZCAWhitening
 
         if self.preprocessing == "mean":
-            parts = range(0, data.examples, 5000)  # sums of whole numbers: exact in any order
-            sums = [data.images[i : i + 5000].sum(axis=0, dtype="float64") for i in parts]
+            starts = range(0, data.examples, 5000)  # sums of whole numbers are exact in any order
+            sums = [data.images[i : i + 5000].sum(axis=0, dtype="float64") for i in starts]
             mean = (sum(sums) / data.examples).astype("float32")
             variance = np.full(mean.shape, 255.0**2, "float32")  # to divide by 255
             return [
@@ -57,19 +63,21 @@ class PaperRecipe(Recipe):
 
 @dataclass(frozen=True)
 class NetworkInNetwork(PaperRecipe):
-    """Network in Network as released: 200 epochs, then 30 at a tenth, then 30 at a hundredth.
+    """Network in Network as released.
 
-    The paper lowers the rate when the training accuracy stops improving; the released README of
-    CIFAR-10 gives these numbers of epochs, and none for the other data sets.
+    It trains 200 epochs, then 30 at a tenth of the rate, then 30 at a hundredth. The paper lowers
+    the rate when the training accuracy stops improving. The released README of CIFAR-10 gives these
+    numbers of epochs, and none for the other data sets.
     """
 
     epochs: int = 260
     weight_decay: float = 1e-4
-    """As Caffe counts it: an L2 regularizer of half of it, of the kernels."""
+    """Weight decay of the kernels, as Caffe counts it: an L2 regularizer of half this factor."""
     last_layer_factor: float = 0.1
-    """Of the learning rate of the class maps' convolution."""
+    """Factor on the learning rate of the class maps' convolution."""
 
-    def model(self, data, steps):
+    def model(self, data: "ImageData", steps: int) -> "keras.Model":
+        """Return the network of the variant, with its preprocessing and weight decay."""
         import keras
 
         from zoo.models import nin
@@ -83,7 +91,8 @@ class NetworkInNetwork(PaperRecipe):
             kernel_regularizer=keras.regularizers.L2(self.weight_decay / 2),
         )
 
-    def optimizer(self, steps):
+    def optimizer(self, steps: int) -> "keras.optimizers.Optimizer":
+        """Return SGD with momentum 0.9 and the released schedule, scaled to `steps` steps."""
         import keras
 
         from zoo.optimizers import LayerwiseSGD
@@ -103,17 +112,20 @@ class NetworkInNetwork(PaperRecipe):
 class DeeplySupervisedNet(PaperRecipe):
     """Deeply-Supervised Nets with the objective and the schedule of a preset of `zoo.preset`.
 
-    400 epochs in batches of 100, as released for CIFAR-10; nothing was released for the others.
+    It trains 400 epochs in batches of 100, as released for CIFAR-10. Nothing was released for the
+    other data sets.
     """
 
     preset: Literal["official", "paper"] = "official"
+    """Objective and schedule: of the released code (official), or of the paper's text."""
     objective: Objective = "svm"
-    """On all heads: the preset's hinge, or softmax cross-entropy."""
+    """Loss of all heads: the preset's hinge (svm), or softmax cross-entropy."""
     epochs: int = 400
     batch_size: int = 100
     learning_rate: float = 0.025
 
-    def plan(self, data, steps):
+    def plan(self, data: "ImageData", steps: int) -> Plan:
+        """Return the model, optimizer and loss of the preset."""
         from zoo.models import nin_dsn, preset
 
         chosen = preset(

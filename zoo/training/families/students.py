@@ -1,33 +1,41 @@
-"""A small NIN taught by a large one: what the recipes `<data>_student` share."""
+"""A small NIN taught by a large one: the base of the recipes `<data>_student`."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from zoo.recipe import Recipe
+
+if TYPE_CHECKING:
+    import keras
+
+    from zoo.data import ImageData
 
 
 @dataclass(frozen=True)
 class StudentRecipe(Recipe):
-    """A sixth of the paper's widths, and a trained model of the zoo that teaches it.
+    """A NIN of a sixth of the paper's widths, taught by a trained model of the zoo.
 
-    The teacher sees each image as the student does, moved and mirrored alike.
+    The teacher sees the same view of each image as the student, moved and mirrored alike.
     """
 
     width: float = 1 / 6  # on grey images an eighth of the parameters of a teacher at 1 / 2
     """Factor on the widths of the CIFAR-10 net."""
     dropout: float = 0.0
+    """Share of the units that dropout zeroes."""
     teachers: tuple[str, ...] = ()
-    """Folders of saved_models/, run folders, or .keras files; of several, an ensemble teaches."""
+    """Folders of saved_models/, run folders, or .keras files. Several teach as an ensemble."""
     temperature: float = 4.0
+    """Temperature of the soft targets."""
     soft_weight: float = 0.9
-    """The share of the soft targets; the labels have the rest. 0: the student alone."""
+    """Share of the soft targets in the loss; the labels have the rest. 0: no teacher."""
 
-    def check(self):
+    def check(self) -> None:
         super().check()
-        self._require("soft_weight", 0 <= self.soft_weight <= 1, "a share in 0..1")
-        taught = self.teachers or not self.soft_weight
-        self._require("teachers", taught, "one teacher or more where --soft-weight is not 0")
+        self.require("soft_weight", 0 <= self.soft_weight <= 1, "a share in 0..1")
+        has_teachers = self.teachers or not self.soft_weight
+        self.require("teachers", has_teachers, "one teacher or more where --soft-weight is not 0")
 
-    def model(self, data, steps):
+    def model(self, data: "ImageData", steps: int) -> "keras.Model":
         import zoo
         from zoo.training import teachers
 
@@ -36,7 +44,7 @@ class StudentRecipe(Recipe):
             return student
         return zoo.Distiller(
             student=student,
-            teacher=[teachers.load(each) for each in self.teachers],
+            teacher=[teachers.load(path) for path in self.teachers],
             temperature=self.temperature,
             soft_weight=self.soft_weight,
         )

@@ -1,23 +1,37 @@
-"""Keras' `fit` on JAX and PyTorch: one call an epoch."""
+"""Train with Keras' `fit` on JAX and PyTorch, with one call of it for each epoch."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 
-def fit(model, batches, *, validation, initial_epoch, epochs, steps_per_epoch, callbacks):
-    """`model.fit` over `TrainingBatches`, one call an epoch.
+def fit(
+    model: keras.Model,
+    *,
+    batches: Any,
+    validation: Any,
+    initial_epoch: int,
+    epochs: int,
+    steps_per_epoch: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> keras.callbacks.History:
+    """Call `model.fit` once an epoch; the arguments are those of `zoo.training.loops.Loop`.
 
-    Within one call, Keras keeps count of the epochs of a PyDataset, and refuses to go on after an
-    epoch that a callback ended, as the first of a resumed training is.
+    Within one call, Keras counts the epochs of a PyDataset, and refuses to continue after an epoch
+    that a callback ended early. A resumed training begins with such an epoch.
+
+    `batches` are `zoo.data.numpy_batches.TrainingBatches`.
     """
-    callbacks = keras.callbacks.CallbackList(
+    callback_list = keras.callbacks.CallbackList(
         callbacks, add_history=True, model=model, epochs=epochs, steps=steps_per_epoch
     )
     taken = 0
-    callbacks.on_train_begin()
+    callback_list.on_train_begin()
     for epoch in range(initial_epoch, epochs):
-        relay = _Relay(callbacks, epoch)
+        relay = _Relay(callback_list, epoch)
         model.fit(
-            _Part(batches, taken, steps_per_epoch),
+            _Slice(batches, taken, steps_per_epoch),
             validation_data=validation,
             callbacks=[relay],
             shuffle=False,
@@ -26,12 +40,12 @@ def fit(model, batches, *, validation, initial_epoch, epochs, steps_per_epoch, c
         taken += relay.steps
         if model.stop_training:
             break
-    callbacks.on_train_end()
+    callback_list.on_train_end()
     return model.history
 
 
-class _Part(keras.utils.PyDataset):
-    """So many batches from one on."""
+class _Slice(keras.utils.PyDataset):
+    """`count` batches, from batch number `first` on."""
 
     def __init__(self, batches, first, count):
         super().__init__()
@@ -46,7 +60,7 @@ class _Part(keras.utils.PyDataset):
 
 
 class _Relay(keras.callbacks.Callback):
-    """Of an epoch that Keras takes for the first and only one."""
+    """Pass the events of one call of `fit` on, with the true number of the epoch."""
 
     def __init__(self, callbacks, epoch):
         super().__init__()

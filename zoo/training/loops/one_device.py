@@ -1,8 +1,22 @@
-"""Keras' own `fit`, on the one device that Keras takes by itself."""
+"""Train with Keras' own `fit`, on the one device that Keras uses by default."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
 
 
-def fit(model, batches, *, validation, initial_epoch, epochs, steps_per_epoch, callbacks):
-    """`model.fit` over batches whose order is already random."""
+def fit(
+    model: keras.Model,
+    *,
+    batches: Any,
+    validation: Any,
+    initial_epoch: int,
+    epochs: int,
+    steps_per_epoch: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> keras.callbacks.History:
+    """Call `model.fit`; the arguments are those of `zoo.training.loops.Loop`."""
     return model.fit(
         batches,
         validation_data=validation,

@@ -1,0 +1,194 @@
+"""A run folder: its name and its flags, what it holds, and what it refuses."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from zoo.errors import UsageError
+from zoo.recipe import Recipe, RecipeError
+from zoo.runs import Run, flags_of, folder_of, name_of, record_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Small(Recipe):
+    """A recipe with fields of several types."""
+
+    width: float = 1.0
+    teachers: tuple[str, ...] = ()
+
+
+def values_in(flags):
+    """{flag: text} of a command line."""
+    words = flags.split()
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"epochs": 3},
+        {"seed": 1, "batch_size": 64},
+        {"learning_rate": 0.025, "weight_decay": 1e-05, "precision": "mixed_bfloat16"},
+        {"validation": 0.1, "width": 0.5, "data": "cifar10"},
+    ],
+    ids=str,
+)
+def test_the_flags_of_a_run_name_make_the_same_run(fields):
+    flags = values_in(flags_of(name_of(Small(**fields))))
+    assert set(flags) == {f"--{field.replace('_', '-')}" for field in fields}
+    types = {field.name: type(field.default) for field in dataclasses.fields(Small)}
+    again = {field: types[field](flags[f"--{field.replace('_', '-')}"]) for field in fields}
+    assert Small(**again) == Small(**fields)
+    assert name_of(Small(**again)) == name_of(Small(**fields))
+
+
+def test_fields_at_their_defaults_are_not_in_the_name():
+    assert name_of(Small(epochs=30, width=1.0)) == "default"
+    assert name_of(Small(epochs=30, width=2.0)) == "width=2.0"
+    assert flags_of("default") == ""
+
+
+@pytest.mark.parametrize("name", ["mine", "epochs=", "seed=1,mine"])
+def test_a_name_that_is_not_made_of_fields_is_a_flag_itself(name):
+    assert flags_of(name) == f" --name {name}"
+
+
+def test_a_long_name_is_cut_and_still_tells_runs_apart():
+    long = [("x" * 300 + end,) for end in "ab"]
+    names = [name_of(Small(teachers=teachers)) for teachers in long]
+    assert len(set(names)) == 2
+    assert all(len(name) == 199 and name[:190] == names[0][:190] for name in names)
+
+
+def test_a_name_has_no_characters_that_a_file_system_refuses():
+    assert name_of(Small(data="../a b")) == "data=.._a_b"
+    assert name_of(Small(teachers=("../a b",))) == "teachers=__.._a_b_,_"
+
+
+def test_a_run_lies_below_its_recipe():
+    assert folder_of(Small(seed=1), "recipes/small.py", "runs", None).parts == (
+        *("runs", "small", "seed=1"),
+    )
+    assert folder_of(Small(seed=1), "small.py", "elsewhere", "mine").parts[-3:] == (
+        *("elsewhere", "small", "mine"),
+    )
+
+
+def test_a_run_is_finished_when_its_results_are_written(tmp_path):
+    run = Run(tmp_path)
+    with pytest.raises(UsageError, match=r"not a finished run: there is no .*results\.json"):
+        Run.finished_at(tmp_path)
+    assert not run.is_finished
+    run.write_results({"errors": 3, "label_names": ["a", "b"]})
+    assert run.is_finished
+    finished = Run.finished_at(tmp_path)
+    assert finished.results == {"errors": 3, "label_names": ["a", "b"]}
+    assert finished.label_names == ["a", "b"]
+
+
+def test_what_is_written_again_is_read_again(tmp_path):
+    run = Run(tmp_path)
+    assert run.versions_before is None
+    for number in (1, 2):
+        run.write_results({"errors": number})
+        run.write_versions({"commit": number})
+        run.write_recipe({"fields": {"image_size": [8, number]}})
+        assert run.results == {"errors": number}
+        assert run.versions == run.versions_before == {"commit": number}
+        assert run.fields == {"image_size": (8, number)}
+    assert Run(tmp_path).results == {"errors": 2}
+
+
+def test_the_history_has_every_column_and_nan_where_a_cell_is_empty(tmp_path):
+    run = Run(tmp_path)
+    run.write_history([{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25, "val_loss": 2.0}])
+    assert list(run.history) == ["epoch", "loss", "val_loss"]
+    np.testing.assert_array_equal(run.history["epoch"], [1, 2])
+    np.testing.assert_array_equal(run.history["loss"], [0.5, 0.25])
+    np.testing.assert_array_equal(run.history["val_loss"], [math.nan, 2.0])
+    assert all(column.dtype == "float64" for column in run.history.values())
+
+
+def test_a_run_without_an_epoch_has_an_empty_history(tmp_path):
+    run = Run(tmp_path)
+    run.write_history([])
+    assert run.history == {}
+
+
+def test_the_most_complete_model_is_the_one_with_companions(tmp_path):
+    run = Run(tmp_path)
+    assert not run.has_model
+    run.model_file.touch()
+    assert run.has_model
+    assert run.most_complete_file == run.model_file
+    run.with_companions_file.touch()
+    assert run.most_complete_file == run.with_companions_file
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run that was begun with the defaults, and the record of its recipe."""
+    file = tmp_path / "small.py"
+    file.write_text('"""A small net."""\n')
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    record = record_of(Small(), file)
+    run.write_recipe(record)
+    return run, record
+
+
+def test_a_record_has_the_recipe_and_its_fields(begun):
+    run, record = begun
+    assert run.record == record
+    assert (record["recipe"], record["title"]) == ("small", "A small net.")
+    assert run.fields == dataclasses.asdict(Small())
+
+
+def changed(record, **fields):
+    return {**record, "fields": {**record["fields"], **fields}}
+
+
+def test_a_folder_refuses_another_run(begun):
+    run, record = begun
+    defaults = dataclasses.asdict(Small())
+    run.refuse_another(record, defaults)
+    with pytest.raises(RecipeError, match=r"holds a run with seed=0, now 1; choose another --name"):
+        run.refuse_another(changed(record, seed=1), defaults)
+    with pytest.raises(RecipeError, match=r"epochs=30, now 2, seed=0, now 1"):
+        run.refuse_another(changed(record, seed=1, epochs=2), defaults)
+    Run(run.folder / "new").refuse_another(changed(record, seed=1), defaults)
+
+
+def test_a_field_newer_than_the_folder_had_its_default_then(begun):
+    run, record = begun
+    defaults = dataclasses.asdict(Small())
+    old = {key: value for key, value in record["fields"].items() if key != "width"}
+    run.write_recipe({**record, "fields": old})
+    run.refuse_another(record, defaults)
+    with pytest.raises(RecipeError, match=r"width=1\.0, now 2\.0"):
+        run.refuse_another(changed(record, width=2.0), defaults)
+
+
+def test_a_field_that_the_recipe_lost_is_a_difference(begun):
+    run, record = begun
+    run.write_recipe(changed(record, lost=3))
+    with pytest.raises(RecipeError, match=r"lost=3, now None"):
+        run.refuse_another(record, dataclasses.asdict(Small()))
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
+    folder = tmp_path / "small" / "run"
+    with Run(folder).locked():
+        assert folder.is_dir()
+        with (
+            pytest.raises(RecipeError, match="Another process is training in"),
+            Run(folder).locked(),
+        ):
+            pass
+        with Run(tmp_path / "small" / "other").locked():
+            pass
+    with Run(folder).locked():  # free again
+        pass
