@@ -30,7 +30,7 @@ bench: .venv/ready
 	@$(BIN)/python benchmarks/step.py
 
 docs: .venv/docs
-	@$(BIN)/mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open site/index.html. To edit the pages and watch them: $(BIN)/mkdocs serve"
 
 .venv/ready: setup.cfg pyproject.toml constraints.txt

@@ -57,7 +57,14 @@ LIGHT = {"zoo", "zoo.__main__", "zoo.recipe", "zoo.runs", "zoo.exports", "zoo.fi
 LIGHT |= {"zoo.errors", "zoo.tables", "zoo.commands", "zoo.commands.main", "zoo.commands.parsing"}
 LIGHT |= {"zoo.commands.recipes", "zoo.commands.runs", "zoo.commands.exports"}
 LIGHT |= {"zoo.commands.studies", "zoo.commands.tensorflow", "zoo.commands.exportable"}
-LIGHT |= {"zoo.serving", "zoo.serving.client", "zoo.serving.examples", "zoo.serving._c_api"}
+LIGHT |= {
+    "zoo.serving",
+    "zoo.serving.client",
+    "zoo.serving.rest_client",
+    "zoo.serving.servers",
+    "zoo.serving.examples",
+    "zoo.serving._c_api",
+}
 # Importing Keras registers these floors, zoo/__init__.py says how; so what they import must not
 # itself be the first to import Keras.
 REGISTERING = ("layers", "losses", "optimizers", "objectives")

@@ -1,21 +1,21 @@
 """What the README shows is what happens."""
 
 import re
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from pages import ROOT, blocks, commands_parse_only, run, zoo_commands
 
 pytestmark = pytest.mark.long
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGE = ROOT / "README.md"
+README = PAGE.read_text(encoding="utf-8")
+BLOCKS = blocks(PAGE, "python")
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=lambda code: code.strip().splitlines()[-1])
-def test_the_python_of_the_readme_runs(code, tmp_path, monkeypatch):
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"line {block[0]}")
+def test_the_python_of_the_readme_runs(block, tmp_path, monkeypatch):
     """With 24 images in the place of the reader's own."""
     rng = np.random.default_rng(0)
     monkeypatch.chdir(tmp_path)
@@ -23,7 +23,7 @@ def test_the_python_of_the_readme_runs(code, tmp_path, monkeypatch):
         "images": rng.integers(0, 256, (24, 32, 32, 3)).astype("float32"),
         "labels": np.arange(24) % 5,
     }
-    exec(compile(code, "README.md", "exec"), names)
+    run(PAGE, *block, names)
     model = names["model"]
     assert model.predict(names["images"], verbose=0).shape == (24, 5)
     assert model.optimizer.iterations.numpy() > 0
@@ -31,7 +31,7 @@ def test_the_python_of_the_readme_runs(code, tmp_path, monkeypatch):
 
 
 def test_there_is_an_example_of_at_most_ten_lines():
-    lines = [[line for line in code.splitlines() if line.strip()] for code in BLOCKS]
+    lines = [[line for line in code.splitlines() if line.strip()] for _, code in BLOCKS]
     assert any(len(block) <= 10 and "from zoo import nin_dsn" in block for block in lines)
 
 
@@ -45,11 +45,13 @@ def test_every_recipe_is_in_the_table():
         assert f"`{file.stem}`" in README, file.stem
 
 
-def test_the_commands_the_readme_names_exist():
-    from zoo.commands.main import COMMANDS
+def test_the_commands_of_the_readme_are_those_of_zoo(monkeypatch):
+    with commands_parse_only(monkeypatch) as parse:
+        for arguments in zoo_commands(PAGE):
+            parse(arguments)
 
-    for command in re.findall(r"^zoo (\w+)", README, re.MULTILINE):
-        assert command in COMMANDS, command
-    makefile = (ROOT / "Makefile").read_text()
+
+def test_the_targets_the_readme_names_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"make (\w+)", README):
         assert f"\n{target}:" in makefile, target

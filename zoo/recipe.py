@@ -64,15 +64,16 @@ class Recipe:
     batch_size: int = 128
     """Number of images in a batch."""
     micro_batches: int = 1
-    """Divide each batch into this many parts, run one after another before one update. Saves
-    memory."""
+    """Divide each batch into this many parts, and run them one after another before one update.
+    Saves memory."""
     learning_rate: float = 0.1
     """Peak learning rate of the schedule."""
     weight_decay: float = 5e-4
     """Weight decay of the kernels, per step and unit of learning rate."""
     precision: Precision = "auto"
-    """Precision of the arithmetic; the weights are float32. auto: mixed_bfloat16 on GPUs, which
-    have bfloat16 since Ampere, and on CPUs with bfloat16 instructions; otherwise float32."""
+    """Precision of the arithmetic. The weights are float32.
+    auto: mixed_bfloat16 on GPUs and on CPUs with bfloat16 instructions; otherwise float32.
+    GPUs have bfloat16 since Ampere."""
     seed: int = 0
     """Seed of the initial weights, the order of the images, the augmentation and the dropout."""
     validation: float = 0.0

@@ -103,7 +103,7 @@ def test_two_exports_in_fresh_processes_are_equal_to_the_byte(run, tmp_path):
     # A server that has imported TensorFlow once and forks before it is used.
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(
-        ["zoo.serving.exporting", "zoo.predicting", "zoo.serving.converting"]
+        ["zoo.serving.exporting", "zoo.saving", "zoo.serving.converting"]
     )
     for side in ("left", "right"):
         arguments = (run / "model.keras", labels, tmp_path / side / "animals")

@@ -51,7 +51,7 @@ def test_a_form_that_answers_otherwise_is_not_kept(version, tmp_path, monkeypatc
 
 def test_what_is_not_installed_is_said_before_anything_is_written(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ExportError, match=r"pip install 'zoo\[onnx\]'"):
+    with pytest.raises(ExportError, match=r"pip install 'keras-nin-zoo\[onnx\]'"):
         converting.check_installed(["onnx"])
     with pytest.raises(ExportError, match="expected onnx or litert"):
         converting.check_installed(["coreml"])

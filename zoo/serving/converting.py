@@ -31,7 +31,8 @@ def check_installed(forms):
         for package in NEEDED[form]:
             if importlib.util.find_spec(package) is None:
                 raise ExportError(
-                    f"{form} needs {package}, which is not installed: pip install 'zoo[{form}]'."
+                    f"{form} needs {package}, which is not installed: "
+                    f"pip install 'keras-nin-zoo[{form}]'."
                 )
 
 

@@ -1,4 +1,4 @@
-"""The same over gRPC, which takes tensors as they are: a third of the bytes, and TensorFlow."""
+"""A client of TensorFlow Serving's gRPC API: a third of the bytes, but it needs TensorFlow."""
 
 import re
 
@@ -13,8 +13,8 @@ from tensorflow_serving.apis import (
 )
 
 from zoo.serving.asked import body_of, feeds_of
-from zoo.serving.client import EXPECTED, Refused, ServerError, retrying
 from zoo.serving.examples import Example
+from zoo.serving.servers import EXPECTED, Refused, ServerError, retrying
 from zoo.text import reason
 
 WRONG = {
@@ -30,7 +30,7 @@ MAX_MESSAGE = 256 * 2**20
 class Server:
     """A model behind a server's gRPC API, asked in the words of the REST API."""
 
-    def __init__(self, address, model, *, timeout, retries):
+    def __init__(self, address: str, model: str, *, timeout: float, retries: int) -> None:
         matched = re.fullmatch(r"([^/]+)(?:/versions/(\d+))?", model)
         if not matched:
             raise ValueError(f"Received the model {model!r}; expected {EXPECTED}.")
@@ -42,15 +42,15 @@ class Server:
         self.predictions = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         self.models = model_service_pb2_grpc.ModelServiceStub(channel)
 
-    def post(self, method, body):
-        """As `zoo.serving.client.Server.post`."""
+    def post(self, method: str, body: dict) -> dict:
+        """As `zoo.serving.rest_client.Server.post`."""
         feeds = feeds_of(Example(method, body, {}))
         signature = body.get("signature_name", "serving_default")
         ask = self._classify if "inputs" in feeds else self._predict
         return ask(feeds, signature)
 
-    def status(self):
-        """As `zoo.serving.client.Server.status`."""
+    def status(self) -> dict[int, str]:
+        """As `zoo.serving.rest_client.Server.status`."""
         request = self._addressed(get_model_status_pb2.GetModelStatusRequest())
         found = self._call(self.models.GetModelStatus, request).model_version_status
         states = get_model_status_pb2.ModelVersionStatus.State

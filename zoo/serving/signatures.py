@@ -1,4 +1,4 @@
-"""The graph that a server runs: whatever it is sent, it answers rightly or refuses in plain words.
+"""The graph that a server runs. It answers rightly, or refuses in plain words.
 
 A server does not check an input signature, so every check of an input is an operation here, and
 stands before the first operation that could abort on what it refuses.
@@ -16,27 +16,28 @@ JPEG_START = b"\xff\xd8\xff"
 
 
 def module(model, labels, top_k, exits=None):
-    """(module to save, its signatures by name) for a model, pixels (batch, h, w, c) -> logits.
+    """Return (the module to save, its signatures by name) of a model.
 
-    `exits` is a model, pixels -> {depth: logits}, which becomes a signature of its own. The module
-    holds the weights alone: no optimizer, and nothing of Keras.
+    The model maps pixels (batch, h, w, c) to logits. `exits` is a model that maps them to
+    {depth: logits}; it becomes a signature of its own. The module holds the weights alone: no
+    optimizer, and nothing of Keras.
     """
     height, width, channels = model.input_shape[1:]
     images_spec = tf.TensorSpec((None, height, width, channels), tf.float32, "images")
-    bytes_spec = tf.TensorSpec([None], tf.string, "image_bytes")
+    signatures = _answering(model, labels, top_k, images_spec)
+    if exits is not None:
+        signatures["exits"] = _every_exit(exits, images_spec)
+    saved = tf.Module()
+    saved.weights = [weight.value for weight in (exits or model).weights]
+    return saved, signatures
 
-    def checked(images):
-        images = _refuse_unless(tf.shape(images)[0] > 0, "the batch is empty", images)
-        return tf.debugging.check_numerics(images, "the images hold NaN or infinity")
 
-    def softmax(logits):
-        logits = tf.cast(logits, tf.float32)
-        return tf.nn.softmax(
-            tf.debugging.check_numerics(logits, "the model overflows on these images")
-        )
+def _answering(model, labels, top_k, images_spec):
+    """Return the three signatures that answer for the output of the model."""
+    height, width, channels = images_spec.shape[1:]
 
     def answer(images):
-        probabilities = softmax(model(checked(images), training=False))
+        probabilities = _softmax(model(_checked(images), training=False))
         scores, ids = tf.math.top_k(probabilities, min(top_k, len(labels)))
         # Every output starts with the batch, without which a server neither batches nor answers
         # by rows.
@@ -53,7 +54,7 @@ def module(model, labels, top_k, exits=None):
             return tf.image.resize(pixels, (height, width), "bilinear", antialias=True)
 
         image = tf.TensorSpec(images_spec.shape[1:], tf.float32)
-        # Of the images in the making, each may hold 50 MB of pixels.
+        # Each image that is being decoded may hold 50 MB of pixels.
         images = tf.map_fn(decode, image_bytes, parallel_iterations=4, fn_output_signature=image)
         return answer(images)
 
@@ -62,37 +63,53 @@ def module(model, labels, top_k, exits=None):
         # Convolutions abort on another rank, and give a plausible answer for another size.
         return answer(tf.ensure_shape(images, images_spec.shape))
 
-    @tf.function(input_signature=[bytes_spec])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def predict_bytes(image_bytes):
         return answer_bytes(tf.ensure_shape(image_bytes, [None]))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
     def classify(inputs):
-        inputs = tf.ensure_shape(inputs, [None])
-        # An error of the parser quotes what it could not parse.
-        small = tf.reduce_all(tf.strings.length(inputs) <= MAX_BYTES + 1024)
-        message = f"an image of more than {MAX_BYTES} bytes, in a tf.Example"
-        inputs = _refuse_unless(small, message, inputs)
-        feature = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string)}
-        examples = tf.io.parse_example(inputs, feature)
-        answers = answer_bytes(examples[IMAGE_FEATURE])
+        answers = answer_bytes(_images_of_examples(tf.ensure_shape(inputs, [None])))
         # The Classify API takes these two and no third.
         return {name: answers[name] for name in ("classes", "scores")}
 
-    signatures = [serving_default, predict_bytes, classify]
-    if exits is not None:
+    return {
+        "serving_default": serving_default,
+        "predict_bytes": predict_bytes,
+        "classify": classify,
+    }
 
-        @tf.function(input_signature=[images_spec])
-        def every_exit(images):
-            images = checked(tf.ensure_shape(images, images_spec.shape))
-            return {depth: softmax(score) for depth, score in exits(images, training=False).items()}
 
-        signatures.append(every_exit)
+def _every_exit(exits, images_spec):
+    """Return the signature that answers for every depth."""
 
-    saved = tf.Module()
-    saved.weights = [weight.value for weight in (exits or model).weights]
-    names = ("serving_default", "predict_bytes", "classify", "exits")
-    return saved, dict(zip(names, signatures, strict=False))
+    @tf.function(input_signature=[images_spec])
+    def every_exit(images):
+        images = _checked(tf.ensure_shape(images, images_spec.shape))
+        return {depth: _softmax(score) for depth, score in exits(images, training=False).items()}
+
+    return every_exit
+
+
+def _checked(images):
+    """Return the images; refuse an empty batch, NaN and infinity."""
+    images = _refuse_unless(tf.shape(images)[0] > 0, "the batch is empty", images)
+    return tf.debugging.check_numerics(images, "the images hold NaN or infinity")
+
+
+def _softmax(logits):
+    logits = tf.cast(logits, tf.float32)
+    return tf.nn.softmax(tf.debugging.check_numerics(logits, "the model overflows on these images"))
+
+
+def _images_of_examples(inputs):
+    """Return the image files in serialized tf.Examples."""
+    # An error of the parser quotes what it could not parse.
+    small = tf.reduce_all(tf.strings.length(inputs) <= MAX_BYTES + 1024)
+    message = f"an image of more than {MAX_BYTES} bytes, in a tf.Example"
+    inputs = _refuse_unless(small, message, inputs)
+    feature = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string)}
+    return tf.io.parse_example(inputs, feature)[IMAGE_FEATURE]
 
 
 def exits_of(supervised):
