@@ -17,12 +17,14 @@ class DataError(ZooError, ValueError):
 
 
 def whole_number(name, value, at_least):
+    """Return the value as an int; raise DataError unless it is whole and `at_least` so large."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < at_least:
         raise DataError(f"{name} is a whole number of {at_least} or more; received {value!r}.")
     return int(value)
 
 
 def as_uint8(images, where):
+    """Return pixels as uint8; raise DataError unless they are whole numbers in 0..255."""
     if images.dtype.kind == "f" and images.min() >= 0 and images.max() <= 1:
         raise DataError(
             f"{where}: pixels are floats in 0..1; expected raw ones, 0..255. The models scale."
@@ -31,7 +33,7 @@ def as_uint8(images, where):
 
 
 def whole_numbers(values, largest, what):
-    """The values, if all are whole numbers in 0..largest."""
+    """Return the values; raise DataError unless all are whole numbers in 0..largest."""
     if values.dtype.kind not in "uif":
         raise DataError(f"{what}s of type {values.dtype}; expected whole numbers 0..{largest}.")
     if values.dtype == np.uint8 and largest == 255:

@@ -34,7 +34,7 @@ def read_image(file, image_shape):
 
 
 def decode(file):
-    """One image file -> uint8 (height, width, 1 or 3)."""
+    """Decode one image file: uint8 (height, width, 1 or 3), turned upright."""
     from PIL import Image, ImageOps
 
     try:
@@ -54,6 +54,7 @@ def decode(file):
 
 
 def resize(image, image_size):
+    """Resize a uint8 image (h, w, c) to (height, width), bilinear and antialiased."""
     from PIL import Image
 
     height, width = image_size

@@ -14,6 +14,7 @@ from zoo.data import packs
 
 
 def divide(whole, split, named="", at_random=False):
+    """Return the training images (80 % of each class) or the test images (20 %)."""
     count, labels, _ = whole.identity
     source = f"of {count} images, {labels} {checksum(named.encode())}"
     whole = dataclasses.replace(whole, source=source)
@@ -23,11 +24,12 @@ def divide(whole, split, named="", at_random=False):
 
 
 def contents_of(images):
-    """A number for what each image shows; equal ones have the same."""
+    """Return a checksum of each image's pixels. Copies of an image have the same."""
     if isinstance(images, packs.PackedImages):
         return images.checksums
     return [zlib.crc32(np.ascontiguousarray(image)) for image in images]
 
 
 def checksum(content):
+    """Return the CRC-32 of some bytes, in hexadecimal."""
     return f"{zlib.crc32(content):08x}"

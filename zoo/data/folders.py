@@ -15,6 +15,7 @@ from zoo.data.stacking import stack
 
 
 def read_folder(folder, split, image_size, stream, skip_corrupt):
+    """Read FOLDER/CLASS/IMAGE, or the part of FOLDER/train and FOLDER/test that is asked for."""
     train = folder / "train"
     places = [folder / name for name in ("test", "val", "valid", "validation")]
     test = next((place for place in places if place.is_dir()), None)
@@ -57,7 +58,7 @@ def read_folder(folder, split, image_size, stream, skip_corrupt):
 
 
 def _whole(files, tolerated, skipped):
-    """Triples (file, image, label) of the files that are images; the others go to `skipped`."""
+    """Yield (file, image, label) of the files that are images; add the others to `skipped`."""
     for file, label in files:
         try:
             image = decode(file)

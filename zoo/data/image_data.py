@@ -332,7 +332,7 @@ class ImageData:
 
 
 def _by_numpy():
-    """What makes the batches for Keras' other backends, where TensorFlow may be absent; or None."""
+    """Return the module that makes batches with NumPy; None under the TensorFlow backend."""
     import keras
 
     if keras.backend.backend() == "tensorflow":
@@ -343,7 +343,7 @@ def _by_numpy():
 
 
 def _part(batch_size, shard):
-    """Which images of a batch a shard has, as a slice."""
+    """Return the slice of a batch that a shard has."""
     index, count = shard
     count = whole_number("shard count", count, at_least=1)
     if batch_size % count or not 0 <= index < count:

@@ -1,4 +1,4 @@
-"""What zoo.data gives to train on, made by NumPy alone: for Keras' other backends.
+"""The batches of `zoo.data`, made by NumPy alone, for Keras' other backends.
 
 The order, the crops, shifts, mirrorings and squares cut out are those of the TensorFlow pipeline,
 bit for bit, since its random numbers (Philox 4x32-10; Salmon et al., SC11) are computed here again.
@@ -14,7 +14,7 @@ from zoo.data.philox import fold_in, integers, uniform
 
 
 def draws(augmentation, count, seed):
-    """`Augmentation.draws`."""
+    """Compute `Augmentation.draws` with NumPy."""
     moves = uniform((3, count), seed)
     jitter = augmentation.jitter
     jitters = uniform((4, count), fold_in(seed, 1), -jitter, jitter)
@@ -23,7 +23,7 @@ def draws(augmentation, count, seed):
 
 
 def changed(augmentation, images, draws):
-    """`Augmentation.apply`: images (batch, h, w, c) -> float32 ones."""
+    """Compute `Augmentation.apply`: images (batch, h, w, c) -> float32 images."""
     draws = draws.T
     if augmentation.reach or augmentation.flip:
         images = _cropped(augmentation, images, draws[:3])
@@ -58,7 +58,7 @@ def _cut_out(side, images, draws):
 
 
 def _jittered(images, draws):
-    """Bilinear, the edge pixels repeated, as in `zoo.data`, whose formula this is."""
+    """Turn, scale and move images: bilinear, with repeated edges, as `zoo.data` does."""
     _, height, width, _ = images.shape
     angle, scale = 2 * draws[0], 1 + draws[1]
     down, right = height * draws[2], width * draws[3]
@@ -88,7 +88,7 @@ def _jittered(images, draws):
 
 
 class Batches(keras.utils.PyDataset):
-    """`ImageData.batches`."""
+    """What `ImageData.batches` returns under Keras' other backends."""
 
     def __init__(self, data, batch_size):
         super().__init__()
@@ -104,7 +104,10 @@ class Batches(keras.utils.PyDataset):
 
 
 class TrainingBatches(keras.utils.PyDataset):
-    """`ImageData.training_batches`: without end, each made while the one before is in use."""
+    """What `ImageData.training_batches` returns under Keras' other backends.
+
+    The batches have no end. Each is made while the one before is in use.
+    """
 
     def __init__(
         self, data, batch_size, part, seed, start_step, augmentation, views, teacher_logits
@@ -161,12 +164,12 @@ class TrainingBatches(keras.utils.PyDataset):
 
 
 def draws_of_view(data, augmentation, seed, view):
-    """Of all images, in order."""
+    """Return the random numbers of a view of all images, in order."""
     return draws(augmentation, data.examples, (seed, view + 2**40))
 
 
 def views(data, count, batch_size, seed, augmentation):
-    """`ImageData.views`: an iterator of batches of images."""
+    """Yield batches of images, as `ImageData.views` does."""
     for view in range(count):
         drawn = draws_of_view(data, augmentation, seed, view)
         for start in range(0, data.examples, batch_size):

@@ -152,7 +152,7 @@ def _write(folder, rows, count, shape, skipped):
 
 
 def _open(folder):
-    """(images, labels, skipped) of a pack, or None if it is not there or not whole."""
+    """Return (images, labels, skipped) of a pack; None if it is not there or is damaged."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         for name, checksum in meta["sha256"].items():
@@ -172,7 +172,7 @@ def _open(folder):
 
 @contextlib.contextmanager
 def _one_at_a_time(folder):
-    """Of several workers that start together, one writes, and the others wait for it."""
+    """Let one of several workers write, while the others wait."""
     with open(folder.with_name(f"{folder.name}.lock"), "w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

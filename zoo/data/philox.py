@@ -8,7 +8,7 @@ _ROUNDS = 10
 
 
 def uniform(shape, seed, low=0.0, high=1.0):
-    """`tf.random.stateless_uniform` on a CPU: float32 in low <= x < high."""
+    """Compute `tf.random.stateless_uniform` of a CPU: float32 in low <= x < high."""
     bits = _bits(math.prod(shape), seed)
     # The low 23 bits are the fraction of a float in 1..2.
     unit = ((bits & np.uint32(0x7FFFFF)) | np.uint32(127 << 23)).view(np.float32) - np.float32(1)
@@ -17,18 +17,18 @@ def uniform(shape, seed, low=0.0, high=1.0):
 
 
 def integers(count, seed):
-    """Of `tf.random.stateless_uniform(..., minval=None, maxval=None, dtype=tf.int64)`."""
+    """Compute `stateless_uniform` of int64 without bounds (`minval=None, maxval=None`)."""
     bits = _bits(2 * count, seed).astype(np.uint64)
     return (bits[::2] | bits[1::2] << np.uint64(32)).view(np.int64)
 
 
 def fold_in(seed, number):
-    """`tf.random.experimental.stateless_fold_in` of a whole number."""
+    """Compute `tf.random.experimental.stateless_fold_in` of a whole number."""
     return int(_bits(1, seed).view(np.int32)[0]), number
 
 
 def _bits(count, seed):
-    """So many uint32."""
+    """Return `count` random uint32."""
     seed = np.array(seed, np.int64).view(np.uint32)  # little end first
     key = np.array([0x3EC8F720, 0x02461E29], np.uint32)
     mixed = _philox(seed[np.newaxis], key)[0]
@@ -41,7 +41,7 @@ def _bits(count, seed):
 
 
 def _philox(counters, key):
-    """(n, 4) uint32 counters -> as many random numbers."""
+    """Map (n, 4) uint32 counters to as many random numbers."""
     c0, c1, c2, c3 = counters.T.astype(np.uint64)
     k0, k1 = (int(each) for each in key)
     low = np.uint64(0xFFFFFFFF)

@@ -133,12 +133,14 @@ def _read_npz(path, split):
 
 
 def data_sets():
+    """Return the names of all data sets of TensorFlow Datasets."""
     import tensorflow_datasets as tfds
 
     return tfds.list_builders(with_community_datasets=False)
 
 
 def read_tfds(name, split, data_dir, image_size, stream):
+    """Read a split of an image classification set of TensorFlow Datasets."""
     import tensorflow_datasets as tfds
 
     known = data_sets()

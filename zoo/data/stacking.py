@@ -40,7 +40,7 @@ def stack(examples, count, image_size, stream, origin, skipped):
 
 
 def _alike(examples, image_size):
-    """Pairs (image, label), every image uint8 and of the first one's shape."""
+    """Yield (image, label): uint8 images that all have the shape of the first."""
     shape = first = None
     for where, image, label in examples:
         image = as_uint8(image, where)

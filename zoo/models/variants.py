@@ -17,6 +17,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Variant:
+    """The numbers of a variant: its blocks, dropout, head, normalization and pooling."""
+
     blocks: tuple
     dropout: float  # what `dropout=None` stands for
     head_deviation: float | None = None

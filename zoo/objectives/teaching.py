@@ -11,7 +11,10 @@ from zoo.objectives.wrapping import shipped
 
 
 class MappedSoftTargets(SoftTargets):
-    """Of the classes that student and teacher share; one logit is that of the second of two."""
+    """`SoftTargets` of the classes that student and teacher share.
+
+    A single logit stands for the second of two classes.
+    """
 
     def __init__(self, temperature, class_map):
         super().__init__(temperature)
@@ -31,7 +34,7 @@ class MappedSoftTargets(SoftTargets):
 
 
 class Teachers:
-    """One teacher or an ensemble: examples -> logits at a temperature, and layers' outputs."""
+    """One teacher or an ensemble. Examples -> (logits at a temperature, outputs of layers)."""
 
     def __init__(self, models, layers):
         if len(models) > 1 and layers:
@@ -63,23 +66,24 @@ def ensemble_logits(logits, temperature):
 
 
 def watch(model, names):
-    """The model and its layers of these names, whose outputs are taken in each pass."""
+    """Return the model with taps on its layers of these names."""
     return Watched(model, {name: find(shipped(model), name) for name in names})
 
 
 def detached(logits):
+    """Return the logits in float32, without a gradient."""
     return ops.stop_gradient(ops.cast(logits, "float32"))
 
 
 def two_or_more(logits):
-    """softmax([0, z]) is sigmoid(z)."""
+    """Return two logits for one, since softmax([0, z]) is sigmoid(z)."""
     if logits.shape[-1] != 1:
         return logits
     return ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
 
 
 def symbolic_inputs(model):
-    """Symbolic examples."""
+    """Return symbolic examples that the model takes."""
     model = shipped(model)
     if getattr(model, "inputs", None):
         # Not the model's own, which would keep what is called with them, the teacher, for good.
@@ -94,11 +98,12 @@ def symbolic_inputs(model):
 
 
 def shapes_of(tensors):
+    """Return the shapes of a structure of tensors."""
     return keras.tree.map_structure(lambda tensor: tensor.shape, tensors)
 
 
 def why_refused(teacher, examples, error):
-    """The reason in a line where two shapes are one; else what Keras says, a page."""
+    """Return the reason in a line where it is another shape; else Keras' own message."""
     own = shapes_of(symbolic_inputs(teacher)) if getattr(shipped(teacher), "inputs", None) else None
     if own is None or None in own[1:] or own == shapes_of(examples):
         return error
@@ -109,6 +114,7 @@ def why_refused(teacher, examples, error):
 
 
 def check_gives_logits(role, model):
+    """Raise ValueError for what is no Keras model, or gives probabilities."""
     if not isinstance(model, keras.Model):
         raise ValueError(f"The {role} is a Keras model; received {model!r}.")
     for layer in last_layers(model):
@@ -124,7 +130,7 @@ def check_gives_logits(role, model):
 
 
 def last_layers(model):
-    """The layers that make the outputs, of models within too, as far as that can be seen."""
+    """Return the layers that make the outputs, also within nested models."""
     model = shipped(model)
     if isinstance(model, keras.Sequential):
         last = model.layers[-1:]
@@ -141,6 +147,7 @@ def last_layers(model):
 
 
 def check_no_shared_weights(student, teacher):
+    """Raise ValueError if teacher and student share a variable."""
     shared = {id(v) for v in student.variables} & {id(v) for v in teacher.variables}
     if student is teacher or shared:
         raise ValueError(
@@ -150,6 +157,7 @@ def check_no_shared_weights(student, teacher):
 
 
 def check_classes(student, teacher, class_map):
+    """Raise ValueError if outputs or classes of student and teacher do not fit."""
     said, given = keras.tree.flatten(student), keras.tree.flatten(teacher)
     if len(said) != len(given):
         raise ValueError(
