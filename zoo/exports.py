@@ -1,4 +1,4 @@
-"""What an export holds, and where exports are found. No TensorFlow: a client reads them too.
+"""The layout of an export, and where exports are found. It needs no TensorFlow.
 
 saved_models/NAME/{README.md, card.json, labels.txt, examples/, VERSION/}
 VERSION/{saved_model.pb, variables/, assets.extra/, SHA256SUMS}
@@ -31,7 +31,7 @@ def labels(version: Path) -> list[str]:
 
 
 def card(version: Path) -> dict:
-    """What a version says of itself; `zoo.serving.card` makes it."""
+    """Read the card of a version, which `zoo.serving.card` makes."""
     return json.loads((version / CARD).read_text(encoding="utf-8"))
 
 

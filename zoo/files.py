@@ -56,7 +56,7 @@ def listed_checksums(folder: Path | str) -> dict[str, str]:
 
 
 def folders(name: str) -> list[Path]:
-    """Where `name` lies: here, then in the installed package, or beside it in its repository."""
+    """Find folders of this name: here, in the package, and beside it in its repository."""
     package = Path(__file__).parent
     found = [Path(name), package / name, package.parent / name]
     return list({path.resolve(): path for path in found if path.is_dir()}.values())

@@ -1,4 +1,4 @@
-"""What tells one trained model from another."""
+"""A fingerprint tells one trained model from another."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What is measured of a classifier's answers, and how far it can be trusted. NumPy alone."""
+"""Measures of a classifier's answers, and their uncertainty. They need NumPy alone."""
 
 import math
 from statistics import NormalDist
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def wilson_interval(share, n, confidence=0.95):
-    """Where the true share lies, given the share 0..1 seen among n draws: (low, high).
+    """The interval of the true share, given the share 0..1 seen among n draws: (low, high).
 
     Wilson (1927), "Probable inference, the law of succession, and statistical inference", the
     score interval: it keeps within 0..1, and is not empty when no mistake was seen.
@@ -26,7 +26,7 @@ def softmax(logits):
 
 
 def calibration_error(logits, labels, bins=15):
-    """How far confidence is from accuracy, 0..1: the expected calibration error.
+    """The expected calibration error, 0..1: the distance between confidence and accuracy.
 
     (n, classes) logits and (n,) labels. The probabilities of the predicted classes fall into
     `bins` of equal width; the mean over images of |accuracy - mean confidence| of their bin. Guo,

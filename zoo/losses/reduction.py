@@ -1,4 +1,4 @@
-"""How losses are weighed, averaged, and divided among replicas, as Keras does it."""
+"""Losses are weighed, averaged and divided among replicas as Keras does it."""
 
 import keras
 
@@ -21,7 +21,7 @@ class _FunctionLoss(keras.losses.Loss):
 
 
 class Mean(keras.losses.Loss):
-    """Of values that are losses already, as Keras weighs, averages and distributes losses."""
+    """The mean of values that are losses already, weighed and distributed as Keras does it."""
 
     def __init__(self):
         super().__init__(name="mean")
@@ -31,7 +31,7 @@ class Mean(keras.losses.Loss):
 
 
 def replicas():
-    """What a Keras loss was divided by under a tf.distribute strategy, and a log must undo."""
+    """Return the number of replicas, by which Keras has divided a loss. A log must undo that."""
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf
@@ -40,7 +40,7 @@ def replicas():
 
 
 def sum_over_replicas(value):
-    """Of a value that each replica has: the total, the same on all of them."""
+    """Return the sum of a value over all replicas."""
     if replicas() == 1:
         return value
     import tensorflow as tf

@@ -15,7 +15,7 @@ def check_temperature(temperature):
 
 
 def soft_target_loss(student_logits, teacher_logits, temperature):
-    """How far a student's softened probabilities are from those of a teacher.
+    """The divergence of a student's softened probabilities from those of a teacher.
 
     Two (..., classes) -> (...), float32, in nats, 0 where the logits are equal; of two
     (batch, classes) one value an example: T^2 KL(softmax(teacher / T) || softmax(student / T)),

@@ -168,7 +168,7 @@ def _mlpconv(index, block, width, normalization, kernel_regularizer, linear_tap)
 
 
 def _as_trained(trained, variant):
-    """What a net has that these weights fit: arguments of `nin`."""
+    """Return the arguments of `nin` for a net that these weights fit."""
     own = trained.trunk
     filters = {layer.name: layer.filters for layer in own.layers if isinstance(layer, MLPConv)}
     if "mlpconv1" not in filters:

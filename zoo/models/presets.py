@@ -1,4 +1,4 @@
-"""What to train a deeply supervised net with: the paper's objective, its released code's, ours."""
+"""Presets of a deeply supervised net: the paper's objective, its released code's, and ours."""
 
 from dataclasses import dataclass, replace
 

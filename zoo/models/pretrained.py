@@ -29,7 +29,7 @@ class Trained:
 
     @property
     def trunk(self):
-        """What ships of the model."""
+        """The plain model that ships."""
         return shipped(self.model)
 
     def preprocessing(self):
@@ -157,7 +157,7 @@ def _companions(model):
 
 
 def _told(layer):
-    """What two layers of one name must have in common."""
+    """Describe a layer by what another layer of its name must share with it."""
     if layer is None:
         return []
     told = [f"a weight of the shape {tuple(each.shape)}" for each in layer.weights]

@@ -1,4 +1,4 @@
-"""What a training minimizes beside a plain loss: companion objectives and distillation."""
+"""Training objectives beyond a plain loss: companion objectives and distillation."""
 
 import keras  # noqa: F401 (before our own: importing Keras registers them, see zoo/__init__.py)
 

@@ -190,7 +190,7 @@ class DeeplySupervised(keras.Model):
 
     @contextlib.contextmanager
     def with_companions(self):
-        """Meanwhile `call` gives all that `objective` is made of."""
+        """While active, `call` returns output, companions' scores and decoders' errors."""
         self._with_companions.wanted = True
         try:
             yield
@@ -296,7 +296,7 @@ class DeeplySupervised(keras.Model):
 
     @property
     def head_metrics(self):
-        """What is logged of every head."""
+        """The metrics of every head."""
         return list(self._logs.values())
 
     def _weight_now(self, weight):
@@ -386,7 +386,7 @@ def _output_of(model, layer):
 
 
 def _decoded(model, decoder):
-    """What a decoder is to give: a map of the model, or its input in 0..1."""
+    """Return the target of a decoder: a map of the model, or its input in 0..1."""
     if decoder.of is None:
         return ops.cast(model.inputs[0], "float32") / 255
     return _output_of(model, decoder.of)

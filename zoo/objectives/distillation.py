@@ -275,7 +275,7 @@ class Distiller(keras.Model):
         return super().compute_metrics(x, labels, output, sample_weight)
 
     def _lesson(self, x, y, temperature):
-        """What the teacher, or the cache, says of the examples; an ensemble, at a temperature."""
+        """Return what teacher or cache say of the examples; an ensemble at a temperature."""
         labels = _labels(y)
         if isinstance(y, dict) and "teacher_logits" in y:
             return _Lesson(labels, y["teacher_logits"], {})
@@ -290,7 +290,7 @@ class Distiller(keras.Model):
         return _Lesson(labels, *self._teachers(x, temperature))
 
     def _label_objective(self, x, labels, answer, sample_weight, training):
-        """What the student would minimize alone."""
+        """Return the loss that the student would minimize alone."""
         if labels is None or (self.loss is None and not training):
             return self._regularization()
         if self.loss is None:
@@ -307,7 +307,7 @@ class Distiller(keras.Model):
         return isinstance(self.student, DeeplySupervised) and isinstance(answer, dict)
 
     def _decoding(self, answer, sample_weight):
-        """Of a student with decoders, which learn from the images, whoever teaches."""
+        """Return the errors of the student's decoders, which learn from the images."""
         if not self._supervises(answer):
             return 0.0
         return self.student.decoding(answer, sample_weight)
@@ -360,7 +360,7 @@ class Distiller(keras.Model):
             divergence.update_state(soft.call(given, said), sample_weight=sample_weight)
 
     def _regularization(self):
-        """Of several replicas, this one's share."""
+        """Return this replica's share of the regularization loss."""
         return sum((ops.sum(loss) for loss in self.losses), ops.zeros(())) / replicas()
 
     def _log(self, name, loss, y_pred):
@@ -380,7 +380,7 @@ class Distiller(keras.Model):
 
     @contextlib.contextmanager
     def evaluation(self):
-        """Meanwhile the metrics are those of `evaluate`."""
+        """While active, the metrics are those of `evaluate`."""
         self._evaluating = True
         try:
             yield
@@ -421,7 +421,7 @@ _COMPARISON = ("teacher_agreement", "teacher_divergence")
 
 
 class _Lesson(NamedTuple):
-    """What stands in the place of the labels in a step."""
+    """The labels of a step, together with what the teacher says."""
 
     labels: object
     logits: object  # of the teacher, or a structure of them; None if it is not asked
@@ -457,7 +457,7 @@ def _unpacked(data):
 
 
 def _weights(sample_weight):
-    """Of the examples: for arrays Keras repeats them for everything that stands in y."""
+    """Return the weights of the examples. For arrays Keras repeats them for every entry of y."""
     if isinstance(sample_weight, dict) and "teacher_logits" in sample_weight:
         return sample_weight["teacher_logits"]
     return sample_weight
@@ -471,5 +471,5 @@ def _labels(y):
 
 
 def _output(answer):
-    """Of what a DeeplySupervised gives meanwhile, the output."""
+    """Return the output alone of what a DeeplySupervised returns in a step."""
     return answer["output"] if isinstance(answer, dict) and "companions" in answer else answer

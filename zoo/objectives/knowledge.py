@@ -1,4 +1,4 @@
-"""What a teacher can teach beside its soft targets: other responses, features, and relations.
+"""A teacher's other lessons beside soft targets: responses, features and relations.
 
 Each is a layer that a `Distiller` calls with what named layers of student and teacher give, and
 that answers with one loss an example, (batch,), float32, whose mean over the batch is the
@@ -15,7 +15,7 @@ from zoo.losses import check_temperature, soft_target_loss
 
 
 class Knowledge(layers.Layer):
-    """What a student learns of a teacher: layers of each, and a loss of what they give.
+    """A lesson: layers of the student and the teacher, and a loss of their outputs.
 
     Arguments:
         student, teacher: the names of layers: one, or a sequence of them. "output" is the model's
@@ -211,7 +211,7 @@ class Hint(Knowledge):
 
 @keras.saving.register_keras_serializable("zoo")
 class AttentionTransfer(Knowledge):
-    """Where each looks: the squared difference of the maps of attention, averaged over places.
+    """Attention transfer: the squared difference of attention maps, averaged over places.
 
     Maps (batch, h, w, c) of any width -> (batch,). Attention is the mean over channels of
     |activation|^power, scaled to length 1 over all places; the larger of two is resized to the
@@ -241,7 +241,7 @@ class AttentionTransfer(Knowledge):
 
 @keras.saving.register_keras_serializable("zoo")
 class SimilarityPreserving(Knowledge):
-    """Which examples of the batch are alike: the inner products of their features, row by row.
+    """The similarity of a batch's examples: inner products of their features, row by row.
 
     Features (batch, ...) of any shapes -> (batch,). Rows of the (batch, batch) matrices are scaled
     to length 1. The mean over the batch is ||difference||_F^2 / batch^2. Of several pairs of layers
@@ -259,7 +259,7 @@ class SimilarityPreserving(Knowledge):
 
 @keras.saving.register_keras_serializable("zoo")
 class Flow(Knowledge):
-    """How one map leads to the next: the inner products of their channels over all places, FSP.
+    """The flow between two maps (FSP): inner products of their channels over all places.
 
     Two or more successive maps (batch, h, w, c) of each -> (batch,). Between each two, the larger
     one averaged down to the size of the smaller, G = sum over places F1 F2^T / (h w), and the loss
@@ -301,7 +301,7 @@ class Flow(Knowledge):
 
 @keras.saving.register_keras_serializable("zoo")
 class RelationalDistance(Knowledge):
-    """How far apart examples are: the Huber loss of distances, in units of their mean, RKD-D.
+    """Distances between examples (RKD-D): their Huber loss, in units of the mean distance.
 
     Features (batch, ...) of any shapes -> (batch,), the mean over the other examples and itself, as
     in the authors' code. Pairs are those of one replica's part of a batch. Park et al.,
@@ -343,7 +343,7 @@ def _flat(features):
 
 
 def _unit(vectors):
-    """Of length 1; zeros stay zeros, and have no gradient."""
+    """Scale vectors to length 1. Zeros stay zeros and have no gradient."""
     square = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
     there = square > 1e-24
     return ops.where(there, vectors * ops.rsqrt(ops.where(there, square, 1.0)), 0.0)

@@ -101,7 +101,7 @@ def specialist(generalist, classes, *, name="specialist"):
 
 
 def specialist_examples(labels, classes, *, seed=0):
-    """What a specialist learns from: all examples of its classes, and as many others at random.
+    """Choose a specialist's examples: all of its classes, and as many others at random.
 
     (n,) labels -> (indices (m,), their labels 0..len(classes), the last being the dustbin (m,), and
     the oversampling: by what factor its classes are more frequent among these, against the others,

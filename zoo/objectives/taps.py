@@ -1,4 +1,4 @@
-"""What named layers give in the pass that is made anyway: no second pass, no graph needed."""
+"""Taps take the outputs of named layers in a pass that is made anyway."""
 
 import contextlib
 import threading

@@ -1,4 +1,4 @@
-"""What a training model wraps: the model that ships, and the one with companions.
+"""Training models wrap the model that ships, and perhaps one with companions.
 
 A model that only trains another says so by two methods: `shipped_model()`, the plain model that
 it leaves behind, and `supervised_model()`, the `DeeplySupervised` within, or None.

@@ -1,4 +1,4 @@
-"""How large the gradients of a training are, a layer: Deeply-Supervised Nets, section 3.2."""
+"""The size of a training's gradients by layer: Deeply-Supervised Nets, section 3.2."""
 
 import keras
 import numpy as np

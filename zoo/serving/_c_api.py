@@ -32,7 +32,7 @@ TSTRING_BYTES = 24  # sizeof(TF_TString)
 
 
 class Refused(Exception):
-    """What the session says of a request it does not answer; `code` is TensorFlow's."""
+    """The session's error for a request that it does not answer; `code` is TensorFlow's."""
 
     def __init__(self, code, message):
         super().__init__(message)
@@ -120,7 +120,7 @@ class Runtime:
 
 
 class Pointer(ctypes.c_void_p):
-    """Of a subclass ctypes makes no plain integer, which it would pass on as 32 bits."""
+    """A pointer of ctypes that stays one. A plain integer would be passed on as 32 bits."""
 
 
 class Endpoint(ctypes.Structure):

@@ -42,7 +42,7 @@ class Asked:
         return {name: answer[tensor] for name, tensor in fetches.items()}
 
     def answer(self, signature, feeds):
-        """As a call, but an error raises ExportError: for what Keras answers."""
+        """Ask a request that Keras answers; an error raises ExportError."""
         answer = self(signature, feeds)
         if isinstance(answer, str):
             raise ExportError(f"{signature} has an error where Keras answers: {answer}")
@@ -66,7 +66,7 @@ def read_graph(version):
 
 
 def run_as_a_server(directory, requests, *, signature="serving_default", output="probabilities"):
-    """What TF Serving's runtime answers to each request: an array, or the error as a string.
+    """Return the answers of TF Serving's runtime: arrays, or an error as a string.
 
     Nothing but the graph checks a request, an array of any shape and type; images in bytes are an
     object array.

@@ -41,7 +41,7 @@ class RepeatError(ZooError, ValueError):
 
 
 def record(run):
-    """What a run folder tells of its model: {"recipe", "versions", "results"}.
+    """Return the record of a run: {"recipe", "versions", "results"}.
 
     With "repeats", a list of the same of other seeds' runs, the card has their mean and spread.
     """
@@ -50,7 +50,7 @@ def record(run):
 
 
 def repeat(run_or_export):
-    """What `record` tells of a run folder, or of an export that was made of one.
+    """Return the `record` of a run folder, or of an export that was made of one.
 
     Raises:
         RepeatError: for an unfinished run, or an export whose card knows no training.
@@ -67,7 +67,7 @@ def repeat(run_or_export):
 
 
 def again(told):
-    """What `record` told of the run that a card is of, other seeds' repeats and all."""
+    """Return the `record` that a card was made of, with the repeats of other seeds."""
     if not (training := told["training"]):
         return {"source": told["source"]}
     results = {**training, **told["results"], "train_examples": told["data"]["training_images"]}
@@ -87,12 +87,12 @@ def again(told):
 
 
 def source(file):
-    """What a .keras file tells: {"source": its name and SHA-256}."""
+    """Return the source of a .keras file: {"source": its name and SHA-256}."""
     return {"source": {"file": Path(file).name, "sha256": files.sha256(file)}}
 
 
 def facts(model, labels, *, record, weights, top_k, exits, tolerance):
-    """What does not change from one export of a model to the next, as JSON has it.
+    """Return the facts that are the same in every export of a model, as JSON has them.
 
     `weights` names the factories, "nin" and "nin_dsn", that the weights fit.
     """

@@ -27,7 +27,7 @@ class Example:
 
     @property
     def method(self):
-        """Of the REST API: predict or classify."""
+        """The method of the REST API: predict or classify."""
         return "classify" if "examples" in self.request else "predict"
 
     @property
@@ -76,7 +76,7 @@ def read(folder):
 
 
 def answer(probabilities, labels, top_k):
-    """What the server answers for one image, whose probabilities are given."""
+    """Return the server's answer for one image with these probabilities."""
     row = _rounded(probabilities)
     ids = sorted(range(len(row)), key=lambda index: -row[index])[:top_k]
     return {
@@ -119,7 +119,7 @@ def _row_difference(expected, row, labels):
 
 
 def _ranking_difference(expected, row, labels):
-    """How far off the scores would be if each class had the one that Keras gives it."""
+    """Return the differences of the scores from those that Keras gives the classes."""
     if len(set(row["classes"])) != len(row["classes"]) or not set(row["classes"]) <= set(labels):
         return [math.inf]
     ids = [labels.index(name) for name in row["classes"]]

@@ -279,7 +279,7 @@ def _answers(model, every_exit, images):
 
 
 def _factories(keras_file, images, probabilities):
-    """Which of `nin` and `nin_dsn` take the weights of the file by its name alone, tried out.
+    """Try which of `nin` and `nin_dsn` take the weights of the file by its name alone.
 
     Raises:
         ExportError: for a file that does not answer as the model that is exported does.

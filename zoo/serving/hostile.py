@@ -1,4 +1,4 @@
-"""What a server will be sent sooner or later, and no export may answer, hang on or die of."""
+"""Bad requests. An export must refuse them, and must not hang or die."""
 
 import base64
 import io

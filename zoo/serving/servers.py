@@ -1,4 +1,4 @@
-"""What the clients of a server share: the form of its address, its errors, and repeated tries."""
+"""Both clients of a server share the form of its address, its errors, and repeated tries."""
 
 import random
 import time

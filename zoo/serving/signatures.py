@@ -113,7 +113,7 @@ def _images_of_examples(inputs):
 
 
 def exits_of(supervised):
-    """Of a `DeeplySupervised`: a model, pixels -> {layer: logits of its companion, "output": ...}.
+    """Return a model of all exits: pixels -> {layer: logits of its companion, "output": logits}.
 
     An early exit saves the layers above it: Teerapittayanon et al., BranchyNet, arXiv:1709.01686.
     """

@@ -71,22 +71,22 @@ def verify(directory, *, model=None, tolerance=None, timeout=60):
 
 
 def graph(version):
-    """Of these checks, that of the operations; nothing is loaded for it."""
+    """Check the operations of the graph, without loading it."""
     return _check("graph", _graph, version)
 
 
 def loads(asked):
-    """Of these checks, that the runtime of the server loads the version; later ones need it."""
+    """Check that the server's runtime loads the version; later checks need it."""
     return _check("loads", _loads, asked)
 
 
 def beside(version):
-    """Of these checks, that card, labels and examples in the folder are those of its newest."""
+    """Check that card, labels and examples in the folder are those of its newest version."""
     return _check("beside it", _beside, version)
 
 
 def answers(asked, version, *, model=None, tolerance=None):
-    """Of these checks, those that compare right answers; `asked` is the version."""
+    """Run the checks that compare right answers; `asked` is the version."""
     tolerance = exports.card(version)["tolerance"] if tolerance is None else tolerance
     labels = exports.labels(version)
     stored = examples.read(version / exports.EXAMPLES)
@@ -174,7 +174,7 @@ def _example(asked, example, labels, tolerance):
 
 
 def _model(asked, model, tolerance):
-    """Beside the stored answers: noise, black, white, and every exit, of the model itself."""
+    """Compare with the model itself: noise, black, white, and every exit."""
     trunk = shipped(model)
     shape = trunk.input_shape[1:]
     images = np.random.default_rng(2).integers(0, 256, (8, *shape)).astype("float32")
@@ -304,7 +304,7 @@ def _unharmed(asked, images, before, memory):
 
 
 def _beside(version):
-    """What people read is that of the newest version."""
+    """Check that the files beside the versions are those of the newest version."""
     newest = max(exports.versions(version.parent))
     if newest != int(version.name):
         return True, f"not looked at: they are those of version {newest}"
