@@ -4,7 +4,8 @@ from zoo.data.augmentation import AS_THEY_ARE, Augmentation
 from zoo.data.checks import DataError
 from zoo.data.decoding import read_image
 from zoo.data.image_data import ImageData
-from zoo.data.readers import load, prepared_file
+from zoo.data.prepared import prepared_file
+from zoo.data.readers import load
 
 __all__ = [
     "AS_THEY_ARE",

@@ -1,6 +1,8 @@
 """The random changes of training images, as TensorFlow operations."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 try:
     import tensorflow as tf
@@ -12,22 +14,26 @@ from zoo.data.checks import DataError, whole_number
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The random changes that training images get; by default none.
+    """The random changes of training images. By default there are none.
 
     Arguments:
-        pad_and_crop: pad with p black pixels on every side and crop the original size at a random
-            place, one of (2p + 1)^2. Deeply-Supervised Nets trains on CIFAR-10 with p = 4.
+        pad_and_crop: number of black pixels p to add on every side, before the original size is
+            cropped at one of (2p + 1)^2 random places. Deeply-Supervised Nets trains on CIFAR-10
+            with p = 4.
         flip: mirror left and right with probability 1/2.
-        shift: move by -s..s pixels, down and across, and repeat the edge pixels in the gap. With
-            black in the gap this would be `pad_and_crop`, so give one or the other.
-        jitter: turn by up to 2j radians, scale by up to the share j and move by up to the share j
-            of the size, for j in 0..0.5; bilinear, repeating the edge pixels in the gaps.
-        cutout: blacken a square of c x c pixels, less what lies outside, whose centre is any pixel
-            of the image, after all other changes: arXiv:1708.04552, whose squares are grey.
+        shift: the largest distance s in pixels to move an image. It moves by -s..s pixels down and
+            across, and the edge pixels are repeated in the gap. A black gap would be
+            `pad_and_crop`, so give one of the two.
+        jitter: a share j in 0..0.5. An image is turned by up to 2j radians, scaled by a factor of
+            1 - j..1 + j, and moved by up to the share j of its size. The interpolation is
+            bilinear, and the edge pixels are repeated in the gaps.
+        cutout: the side c in pixels of a black square, whose centre is any pixel of the image. The
+            part of the square outside the image is lost. It comes after all other changes. See
+            DeVries and Taylor, arXiv:1708.04552, where the squares are grey.
 
     Raises:
-        DataError: for a negative or fractional distance or side, both kinds of translation, or a
-            jitter out of range.
+        DataError: if a distance or a side is negative or a fraction, both `pad_and_crop` and
+            `shift` are given, or `jitter` is out of range.
     """
 
     pad_and_crop: int = 0
@@ -36,7 +42,7 @@ class Augmentation:
     jitter: float = 0.0
     cutout: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("pad_and_crop", "shift", "cutout"):
             whole_number(name, getattr(self, name), at_least=0)
         if self.pad_and_crop and self.shift:
@@ -45,26 +51,30 @@ class Augmentation:
             raise DataError(f"jitter is a share in 0..0.5; received {self.jitter}.")
 
     @property
-    def reach(self):
+    def reach(self) -> int:
         """The largest translation, in pixels."""
         return self.pad_and_crop or self.shift
 
-    def draws(self, count, seed):
-        """(count, 9) random numbers; `seed`, two integers, decides them: every change of an image.
+    def draws(self, count: int, seed: Sequence[Any]) -> Any:
+        """Draw the random numbers for every change of `count` images -> float32 (count, 9).
 
-        Numbers in 0..1 (down, right, mirror), in -jitter..jitter (turn, scale, down, right), and
-        in 0..1 (the square's centre: down, right).
+        The columns are three numbers in 0..1 (down, right, mirror), four in -jitter..jitter (turn,
+        scale, down, right), and two in 0..1 (the centre of the square: down, right).
+
+        Arguments:
+            count: number of images.
+            seed: two whole numbers, which alone determine the result.
         """
         moves = tf.random.stateless_uniform((3, count, 1), seed)[..., 0]
-        another = tf.random.experimental.stateless_fold_in
+        fold_in = tf.random.experimental.stateless_fold_in
         jitters = tf.random.stateless_uniform(
-            (4, count), another(seed, 1), -self.jitter, self.jitter
+            (4, count), fold_in(seed, 1), -self.jitter, self.jitter
         )
-        squares = tf.random.stateless_uniform((2, count), another(seed, 2))
+        squares = tf.random.stateless_uniform((2, count), fold_in(seed, 2))
         return tf.transpose(tf.concat([moves, jitters, squares], axis=0))
 
-    def apply(self, images, draws):
-        """Images (batch, h, w, c) -> float32 ones, changed as their draws (batch, 9) say."""
+    def apply(self, images: Any, draws: Any) -> Any:
+        """Change images (batch, h, w, c) by their draws (batch, 9) -> float32 (batch, h, w, c)."""
         draws = tf.transpose(draws)
         changed = self._cropped(images, draws[:3]) if self.reach or self.flip else images
         changed = tf.cast(changed, tf.float32)
@@ -82,8 +92,8 @@ class Augmentation:
         if self.shift:
             rows = tf.clip_by_value(rows, reach, reach + height - 1)
             columns = tf.clip_by_value(columns, reach, reach + width - 1)
-        # Two gathers of whole rows and columns cost 14 us of CPU for a 32 x 32 image, all told;
-        # ImageProjectiveTransformV3 costs 22.
+        # Two gathers of whole rows and columns take 14 us of CPU for a 32 x 32 image.
+        # ImageProjectiveTransformV3 takes 22 us.
         padded = tf.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
         cropped = tf.gather(padded, rows, axis=1, batch_dims=1)
         return tf.gather(cropped, columns, axis=2, batch_dims=1)
@@ -105,20 +115,32 @@ class Augmentation:
 
 
 AS_THEY_ARE = Augmentation()
-"""No change."""
+"""The augmentation that changes nothing."""
 
 
-def affine(images, angle, scale, down, right):
-    """Turn and scale about the centre, then move; every argument but the images is (batch,)."""
+def affine(images: Any, angle: Any, scale: Any, down: Any, right: Any) -> Any:
+    """Turn and scale images about their centre, then move them.
+
+    (batch, h, w, c) -> (batch, h, w, c). The interpolation is bilinear and repeats edge pixels.
+
+    Arguments:
+        images: float32 images.
+        angle: the angles in radians, (batch,).
+        scale: the factors, (batch,).
+        down: the distances in pixels, (batch,).
+        right: the distances in pixels, (batch,).
+    """
     height, width = images.shape[1:3]
     middle, centre = (height - 1) / 2, (width - 1) / 2
     cosine, sine = tf.cos(angle) / scale, tf.sin(angle) / scale
-    # The kernel wants, for each pixel (x, y) of the result, where in the image it comes from.
-    columns = (cosine, sine, centre - cosine * (centre + right) - sine * (middle + down))
-    rows = (-sine, cosine, middle + sine * (centre + right) - cosine * (middle + down))
+    # The kernel maps each pixel (x, y) of the result to its place in the image.
+    to_column = (cosine, sine, centre - cosine * (centre + right) - sine * (middle + down))
+    to_row = (-sine, cosine, middle + sine * (centre + right) - cosine * (middle + down))
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
-        transforms=tf.stack([*columns, *rows, tf.zeros_like(angle), tf.zeros_like(angle)], axis=1),
+        transforms=tf.stack(
+            [*to_column, *to_row, tf.zeros_like(angle), tf.zeros_like(angle)], axis=1
+        ),
         output_shape=(height, width),
         fill_value=0.0,
         interpolation="BILINEAR",

@@ -2,19 +2,27 @@
 
 import dataclasses
 import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-try:
-    import tensorflow as tf
-except ModuleNotFoundError:  # a machine that trains with JAX
-    tf = None
-
 from zoo.data import packs
 
+if TYPE_CHECKING:
+    from zoo.data.image_data import ImageData
 
-def divide(whole, split, named="", at_random=False):
-    """Return the training images (80 % of each class) or the test images (20 %)."""
+
+def divide(whole: "ImageData", split: str, named: str = "", at_random: bool = False) -> "ImageData":
+    """Return the training images (80 % of each class) or the test images (20 %).
+
+    Arguments:
+        whole: all images.
+        split: "train" or "test".
+        named: the names of the files, which become part of `source`.
+        at_random: draw the test images with seed 0. By default the checksums of the pixels choose
+            them.
+    """
     count, labels, _ = whole.identity
     source = f"of {count} images, {labels} {checksum(named.encode())}"
     whole = dataclasses.replace(whole, source=source)
@@ -23,13 +31,13 @@ def divide(whole, split, named="", at_random=False):
     return training if split == "train" else dataclasses.replace(test, split="test")
 
 
-def contents_of(images):
+def contents_of(images: np.ndarray | packs.PackedImages) -> Sequence[int] | np.ndarray:
     """Return a checksum of each image's pixels. Copies of an image have the same."""
     if isinstance(images, packs.PackedImages):
         return images.checksums
-    return [zlib.crc32(np.ascontiguousarray(image)) for image in images]
+    return [zlib.crc32(np.ascontiguousarray(image).data) for image in images]
 
 
-def checksum(content):
+def checksum(content: bytes) -> str:
     """Return the CRC-32 of some bytes, in hexadecimal."""
     return f"{zlib.crc32(content):08x}"

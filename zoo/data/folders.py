@@ -1,11 +1,10 @@
-"""Folders of class folders."""
+"""Images in folders, one folder for each class."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-
-try:
-    import tensorflow as tf
-except ModuleNotFoundError:  # a machine that trains with JAX
-    tf = None
 
 from zoo.data.checks import DataError
 from zoo.data.decoding import decode
@@ -14,12 +13,24 @@ from zoo.data.image_data import ImageData
 from zoo.data.stacking import stack
 
 
-def read_folder(folder, split, image_size, stream, skip_corrupt):
-    """Read FOLDER/CLASS/IMAGE, or the part of FOLDER/train and FOLDER/test that is asked for."""
+def read_folder(
+    folder: Path,
+    split: str,
+    image_size: Sequence[int] | None,
+    stream: bool | None,
+    skip_corrupt: float,
+) -> ImageData:
+    """Read one split of FOLDER/CLASS/IMAGE, or of FOLDER/train and FOLDER/test.
+
+    The arguments are those of `zoo.data.load`.
+
+    Raises:
+        DataError: if the folders are not as expected, or too many files are not images.
+    """
     train = folder / "train"
-    places = [folder / name for name in ("test", "val", "valid", "validation")]
-    test = next((place for place in places if place.is_dir()), None)
-    divided = train.is_dir() and test is not None
+    candidates = [folder / name for name in ("test", "val", "valid", "validation")]
+    test = next((candidate for candidate in candidates if candidate.is_dir()), folder)
+    divided = train.is_dir() and test != folder
     if not divided:
         train = test = folder
     label_names = _class_names(train)
@@ -38,26 +49,31 @@ def read_folder(folder, split, image_size, stream, skip_corrupt):
                 f"{file} is a folder; expected {root}/CLASS/IMAGE, or {folder}/train and "
                 f"{folder}/test with such folders of classes."
             )
-    skipped = []
-    decoded = _whole(files, int(skip_corrupt * len(files)), skipped)
+    skipped: list[str] = []
+    decoded = _decoded(files, int(skip_corrupt * len(files)), skipped)
     name = folder.resolve().name
 
-    def contents():
-        found = ((file.relative_to(root), file.stat(), label) for file, label in files)
-        return [[str(f), s.st_size, s.st_mtime_ns, label] for f, s, label in found]
+    def contents() -> list[list[Any]]:
+        rows = ((file.relative_to(root), file.stat(), label) for file, label in files)
+        return [[str(f), s.st_size, s.st_mtime_ns, label] for f, s, label in rows]
 
     origin = (name, lambda: [str(root.resolve()), image_size, contents()])
     images, labels, skipped = stack(decoded, len(files), image_size, stream, origin, skipped)
     _refuse_too_many(skipped, int(skip_corrupt * len(files)), len(files))
     lost = np.setdiff1d(np.arange(len(label_names)), labels)
     if lost.size:
-        raise DataError(f"{root / label_names[lost[0]]}: none of its images could be read.")
+        raise DataError(
+            f"{root / label_names[lost[0]]}: none of its images could be read; "
+            "expected at least one per class. Repair them or remove the folder."
+        )
     data = ImageData(name, split, images, labels, label_names, tuple(skipped))
     named = "\n".join(file.relative_to(root).as_posix() for file, _ in files)
     return data if divided else divide(data, split, named)
 
 
-def _whole(files, tolerated, skipped):
+def _decoded(
+    files: list[tuple[Path, int]], tolerated: int, skipped: list[str]
+) -> Iterator[tuple[Path, np.ndarray, int]]:
     """Yield (file, image, label) of the files that are images; add the others to `skipped`."""
     for file, label in files:
         try:
@@ -69,17 +85,22 @@ def _whole(files, tolerated, skipped):
             yield file, image, label
 
 
-def _refuse_too_many(skipped, tolerated, files, cause=None):
+def _refuse_too_many(
+    skipped: list[str], tolerated: int, files: int, cause: DataError | None = None
+) -> None:
     if len(skipped) > tolerated:
-        many = f"More than {tolerated} of {files} files are no images, as skip_corrupt allows; "
+        beyond = (
+            f"More than {tolerated} of {files} files are not images, and skip_corrupt allows no "
+            "more: "
+        )
         raise DataError(
-            (many if tolerated else "")
-            + f"{skipped[tolerated]}. Remove it, or leave out up to a share "
-            "of the files: skip_corrupt=SHARE, at the command line --skip-corrupt SHARE."
+            (beyond if tolerated else "")
+            + f"{skipped[tolerated]}. Remove it, or leave out a larger share of the files: "
+            "skip_corrupt=SHARE, at the command line --skip-corrupt SHARE."
         ) from cause
 
 
-def _class_names(folder):
+def _class_names(folder: Path) -> tuple[str, ...]:
     names = [entry.name for entry in _visible(folder, "class folders") if entry.is_dir()]
     if len(names) < 2:
         raise DataError(
@@ -88,7 +109,7 @@ def _class_names(folder):
     return tuple(names)
 
 
-def _visible(folder, expected):
+def _visible(folder: Path, expected: str) -> list[Path]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     if not entries:
         raise DataError(f"{folder} is empty; expected {expected} in it.")

@@ -1,19 +1,25 @@
-"""The batches of `zoo.data`, made by NumPy alone, for Keras' other backends.
+"""The batches of `ImageData`, made with NumPy, for JAX and PyTorch.
 
-The order, the crops, shifts, mirrorings and squares cut out are those of the TensorFlow pipeline,
-bit for bit, since its random numbers (Philox 4x32-10; Salmon et al., SC11) are computed here again.
-Turned and scaled images (jitter) agree to rounding.
+The order of the images, their crops, shifts, mirror images and black squares are those of
+`tf_batches`, bit for bit: `philox` computes TensorFlow's random numbers. Images that are turned and
+scaled (jitter) agree to rounding.
 """
 
 import concurrent.futures
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
+from zoo.data.augmentation import Augmentation
 from zoo.data.philox import fold_in, integers, uniform
 
+if TYPE_CHECKING:
+    from zoo.data.image_data import ImageData
 
-def draws(augmentation, count, seed):
+
+def draws(augmentation: Augmentation, count: int, seed: Sequence[int]) -> np.ndarray:
     """Compute `Augmentation.draws` with NumPy."""
     moves = uniform((3, count), seed)
     jitter = augmentation.jitter
@@ -22,7 +28,7 @@ def draws(augmentation, count, seed):
     return np.concatenate([moves, jitters, squares]).T
 
 
-def changed(augmentation, images, draws):
+def changed(augmentation: Augmentation, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """Compute `Augmentation.apply`: images (batch, h, w, c) -> float32 images."""
     draws = draws.T
     if augmentation.reach or augmentation.flip:
@@ -43,8 +49,8 @@ def _cropped(augmentation, images, draws):
         rows = rows.clip(reach, reach + height - 1)
         columns = columns.clip(reach, reach + width - 1)
     padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    which = np.arange(len(images))[:, np.newaxis, np.newaxis]
-    return padded[which, rows[:, :, np.newaxis], columns[:, np.newaxis, :]]
+    image = np.arange(len(images))[:, np.newaxis, np.newaxis]
+    return padded[image, rows[:, :, np.newaxis], columns[:, np.newaxis, :]]
 
 
 def _cut_out(side, images, draws):
@@ -58,7 +64,7 @@ def _cut_out(side, images, draws):
 
 
 def _jittered(images, draws):
-    """Turn, scale and move images: bilinear, with repeated edges, as `zoo.data` does."""
+    """Compute `affine` of `zoo.data.augmentation` for the draws of the jitter."""
     _, height, width, _ = images.shape
     angle, scale = 2 * draws[0], 1 + draws[1]
     down, right = height * draws[2], width * draws[3]
@@ -67,11 +73,10 @@ def _jittered(images, draws):
 
     def place(a, b, c, size):
         y, x = np.mgrid[:height, :width].astype(np.float32)
-        at = (each[:, np.newaxis, np.newaxis] for each in (a, b, c))
-        a, b, c = at
-        found = (a * x + b * y + c).clip(0, size - 1)
-        low = np.floor(found).astype(np.int64)
-        return low, np.minimum(low + 1, size - 1), (found - low)[..., np.newaxis]
+        a, b, c = (factor[:, np.newaxis, np.newaxis] for factor in (a, b, c))
+        position = (a * x + b * y + c).clip(0, size - 1)
+        low = np.floor(position).astype(np.int64)
+        return low, np.minimum(low + 1, size - 1), (position - low)[..., np.newaxis]
 
     left, next_left, across = place(
         cosine, sine, centre - cosine * (centre + right) - sine * (middle + down), width
@@ -79,23 +84,28 @@ def _jittered(images, draws):
     top, next_top, along = place(
         -sine, cosine, middle + sine * (centre + right) - cosine * (middle + down), height
     )
-    which = np.arange(len(images))[:, np.newaxis, np.newaxis]
-    above = images[which, top, left] * (1 - across) + images[which, top, next_left] * across
+    image = np.arange(len(images))[:, np.newaxis, np.newaxis]
+    above = images[image, top, left] * (1 - across) + images[image, top, next_left] * across
     below = (
-        images[which, next_top, left] * (1 - across) + images[which, next_top, next_left] * across
+        images[image, next_top, left] * (1 - across) + images[image, next_top, next_left] * across
     )
     return (above * (1 - along) + below * along).astype(np.float32)
 
 
 class Batches(keras.utils.PyDataset):
-    """What `ImageData.batches` returns under Keras' other backends."""
+    """All images once, in order: the batches of `ImageData.batches` for JAX and PyTorch.
 
-    def __init__(self, data, batch_size):
+    Arguments:
+        data: the images.
+        batch_size: number of images in a batch. The last batch has the remaining ones.
+    """
+
+    def __init__(self, data: "ImageData", batch_size: int) -> None:
         super().__init__()
         self.data, self.batch_size = data, batch_size
 
     @property
-    def num_batches(self):
+    def num_batches(self) -> int:
         return -(-self.data.examples // self.batch_size)
 
     def __getitem__(self, index):
@@ -104,57 +114,80 @@ class Batches(keras.utils.PyDataset):
 
 
 class TrainingBatches(keras.utils.PyDataset):
-    """What `ImageData.training_batches` returns under Keras' other backends.
+    """The batches of `ImageData.training_batches` for JAX and PyTorch.
 
-    The batches have no end. Each is made while the one before is in use.
+    They have no end. A thread makes the next batch while the model trains on the current one.
+
+    Arguments:
+        data: the images.
+        batch_size: number of images in a batch of all shards.
+        part: the slice of each batch that this worker receives.
+        seed: the seed of the order and of the changes.
+        start_step: number of the first batch.
+        augmentation: the random changes.
+        views: number of different views of each image; None for a new one in each pass.
+        teacher_logits: (views, examples, ...), or None.
     """
 
     def __init__(
-        self, data, batch_size, part, seed, start_step, augmentation, views, teacher_logits
-    ):
+        self,
+        data: "ImageData",
+        batch_size: int,
+        part: slice,
+        seed: int,
+        start_step: int,
+        augmentation: Augmentation,
+        views: int | None,
+        teacher_logits: np.ndarray | None,
+    ) -> None:
         super().__init__()
         self.data, self.batch_size, self.part = data, batch_size, part
         self.seed, self.start_step = seed, start_step
         self.augmentation, self.views, self.teacher_logits = augmentation, views, teacher_logits
-        self.orders, self.of_views = {}, {}
-        self.worker, self.ahead = concurrent.futures.ThreadPoolExecutor(1), {}
+        self.orders: dict[int, np.ndarray] = {}
+        self.of_views: dict[int, np.ndarray] = {}
+        self.worker = concurrent.futures.ThreadPoolExecutor(1)
+        self.ahead: dict[int, concurrent.futures.Future] = {}
 
     @property
-    def num_batches(self):
+    def num_batches(self) -> None:
         return None
 
     def __getitem__(self, index):
         step = self.start_step + index
-        wanted = self.ahead.pop(step, None) or self.worker.submit(self._batch, step)
+        batch = self.ahead.pop(step, None) or self.worker.submit(self._batch, step)
         self.ahead = {step + 1: self.worker.submit(self._batch, step + 1)}
-        return wanted.result()
+        return batch.result()
 
     def _batch(self, step):
-        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        passes, places = np.divmod(places, self.data.examples)
-        chosen = np.empty_like(places)
-        for each in np.unique(passes):
-            chosen[passes == each] = self._order(int(each))[places[passes == each]]
+        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        passes, positions = np.divmod(positions, self.data.examples)
+        indices = np.empty_like(positions)
+        for number in np.unique(passes):
+            in_pass = passes == number
+            indices[in_pass] = self._order(int(number))[positions[in_pass]]
         if self.views is None:
             drawn = draws(self.augmentation, self.batch_size, (self.seed, 2 * step + 1))
         else:
-            shown = passes % self.views
+            view_numbers = passes % self.views
             drawn = np.empty((self.batch_size, 9), np.float32)
-            for view in np.unique(shown):
-                drawn[shown == view] = self._draws(int(view))[chosen[shown == view]]
-        chosen, drawn = chosen[self.part], drawn[self.part]
-        images = changed(self.augmentation, self.data.images[chosen], drawn)
-        targets = self.data.labels[chosen]
+            for view in np.unique(view_numbers):
+                in_view = view_numbers == view
+                drawn[in_view] = self._draws(int(view))[indices[in_view]]
+        indices, drawn = indices[self.part], drawn[self.part]
+        images = changed(self.augmentation, self.data.images[indices], drawn)
+        targets = self.data.labels[indices]
         if self.teacher_logits is not None:
-            said = self.teacher_logits[shown[self.part], chosen]
-            targets = {"labels": targets, "teacher_logits": said}
+            logits = self.teacher_logits[view_numbers[self.part], indices]
+            targets = {"labels": targets, "teacher_logits": logits}
         return images, targets
 
     def _order(self, number):
         if number not in self.orders:
             keys = integers(self.data.examples, (self.seed, 2 * number))
-            kept = {each: order for each, order in self.orders.items() if each == number - 1}
-            self.orders = kept | {number: np.argsort(keys, kind="stable")}
+            # A batch can lie in two passes, so the order of the pass before is kept.
+            before = {key: order for key, order in self.orders.items() if key == number - 1}
+            self.orders = before | {number: np.argsort(keys, kind="stable")}
         return self.orders[number]
 
     def _draws(self, view):
@@ -163,13 +196,21 @@ class TrainingBatches(keras.utils.PyDataset):
         return self.of_views[view]
 
 
-def draws_of_view(data, augmentation, seed, view):
-    """Return the random numbers of a view of all images, in order."""
+# `ImageData` calls the functions of this module by the names that they have in tf_batches.
+batches, training_batches = Batches, TrainingBatches
+
+
+def draws_of_view(
+    data: "ImageData", augmentation: Augmentation, seed: int, view: int
+) -> np.ndarray:
+    """Return the random numbers of one view of all images, in order: (examples, 9)."""
     return draws(augmentation, data.examples, (seed, view + 2**40))
 
 
-def views(data, count, batch_size, seed, augmentation):
-    """Yield batches of images, as `ImageData.views` does."""
+def views(
+    data: "ImageData", count: int, batch_size: int, seed: int, augmentation: Augmentation
+) -> Iterator[np.ndarray]:
+    """Yield the batches of `ImageData.views`."""
     for view in range(count):
         drawn = draws_of_view(data, augmentation, seed, view)
         for start in range(0, data.examples, batch_size):

@@ -1,10 +1,12 @@
-"""Images larger than memory: decoded once into one file on disk, and read from it row by row.
+"""Images larger than memory: decoded once into one file on disk, and read from it image by image.
 
-Files and records have no random access that is cheap, and a damaged one is found when it is its
-turn. So the first start decodes all of them, one at a time, into `images.bin`, whose rows any
-(seed, step) can ask for; it costs height x width x channels bytes of disk an image. Later starts
-take it as it is. A pack is there whole or not at all: it is written under another name, flushed
-and renamed. Labels and checksums are checked when it is opened, a row whenever it is read.
+Random access to image files and records is slow, and a damaged file is found only when it is read.
+So the first start decodes all of them, one at a time, into `images.bin`. It takes
+height x width x channels bytes of disk per image. Later starts use the file as it is, and a batch
+of any (seed, step) reads its images from there.
+
+A pack is complete or absent: it is written under another name, flushed and renamed. The checksums
+of the labels are checked when the pack is opened, and that of an image whenever it is read.
 """
 
 import contextlib
@@ -15,8 +17,13 @@ import os
 import shutil
 import sys
 import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from io import FileIO
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from zoo import files
 from zoo.errors import ZooError
@@ -25,91 +32,117 @@ FORMAT = 1
 
 
 class PackError(ZooError, OSError):
-    """A pack for which the disk has no room, or that was damaged after it was written."""
+    """A pack for which the disk has too little room, or that was damaged after it was written."""
 
 
-def pack(name, source, rows, count, shape, skipped):
-    """The pack of `source`, made from `rows` if it is not there: (images, labels, skipped).
+def pack(
+    name: str,
+    source: Any,
+    rows: Iterable[tuple[np.ndarray, int]],
+    count: int,
+    shape: Sequence[int],
+    skipped: list[str],
+) -> "tuple[PackedImages, np.ndarray, list[str]]":
+    """Return (images, labels, skipped) from the pack of `source`; write the pack if it is absent.
 
     Arguments:
-        name: for people, of the pack's folder.
-        source: what the images depend on, as JSON: other contents, another pack.
-        rows: pairs of a uint8 image (h, w, c) and its label; read only if the pack is made.
-        count: of the rows, at most. shape: of each image.
-        skipped: a list to which `rows` adds what it leaves out.
+        name: the beginning of the folder's name, for people.
+        source: what the images depend on, as JSON. Another source has another pack.
+        rows: pairs of a uint8 image (h, w, c) and its label. They are read only if the pack is
+            written.
+        count: the largest possible number of rows.
+        shape: (h, w, c) of each image.
+        skipped: a list to which `rows` adds a message for each image that it leaves out.
 
     Raises:
-        PackError: where the disk has not enough room.
+        PackError: if the disk has too little room.
     """
     key = hashlib.sha256(json.dumps([FORMAT, source]).encode()).hexdigest()[:16]
     folder = files.cache() / f"{name}-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(folder):
-        found = _open(folder)
-        if found is None:
+        contents = _open(folder)
+        if contents is None:
             _write(folder, rows, count, shape, skipped)
-            found = _open(folder)
-    return found
+            contents = _open(folder)
+    if contents is None:
+        raise PackError(f"{folder} was written and cannot be read. Check its disk.")
+    return contents
 
 
 class PackedImages:
-    """Images (n, h, w, c) uint8 on disk, read when they are indexed as an array's are.
+    """Images uint8 (n, h, w, c) on disk. An index reads them, as it does in a NumPy array.
+
+    Arguments:
+        file: the open file of all images of the pack.
+        checksums: the CRC-32 of each image of the pack.
+        shape: (h, w, c) of each image.
+        rows: for each of the n images, its place in the pack.
 
     Raises:
-        PackError: for a row that is not what was written.
+        PackError: if an image that is read is not the one that was written.
     """
 
     dtype, ndim = np.dtype(np.uint8), 4
 
-    def __init__(self, file, checksums, shape, rows):
+    def __init__(
+        self, file: FileIO, checksums: np.ndarray, shape: Sequence[int], rows: np.ndarray
+    ) -> None:
         self._file, self._checksums, self._rows = file, checksums, rows
         self.shape = (len(rows), *shape)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._rows)
 
     @property
-    def size(self):
-        """The number of values."""
+    def size(self) -> int:
+        """The number of values, n x h x w x c."""
         return len(self) * self._values
 
     @property
-    def _values(self):
+    def _values(self) -> int:
+        """The number of values of an image, which is also its number of bytes."""
         return int(np.prod(self.shape[1:]))
 
     @property
-    def checksums(self):
-        """CRC-32 of each image's values."""
+    def checksums(self) -> np.ndarray:
+        """The CRC-32 of each image, (n,)."""
         return self._checksums[self._rows]
 
-    def __getitem__(self, index):
-        """An image (h, w, c), or for a slice or an array of indices (n, h, w, c)."""
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Read one image (h, w, c), or for a slice or an array of indices (n, h, w, c)."""
         rows = self._rows[index]
         images = self._read(np.atleast_1d(rows))
         return images[0] if np.ndim(rows) == 0 else images
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         images = self[:]
         return images if dtype is None else images.astype(dtype)
 
-    def take(self, indices, axis=0):
-        """These images, still on disk; the axis is the first."""
+    def take(self, indices: np.ndarray, axis: int = 0) -> "PackedImages":
+        """Return the images of these indices, still on disk. The axis is always the first."""
         return PackedImages(self._file, self._checksums, self.shape[1:], self._rows[indices])
 
-    def _read(self, rows):
-        # Not a memory map: its pages would count as this process's memory.
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        # The pages of a memory map would count as memory of this process.
         images = np.empty((len(rows), self._values), np.uint8)
         for image, row in zip(images, rows.tolist(), strict=True):
-            count = os.preadv(self._file.fileno(), [image], row * self._values)
-            if count != self._values or zlib.crc32(image) != self._checksums[row]:
+            count = os.preadv(self._file.fileno(), [image.data], row * self._values)
+            if count != self._values or zlib.crc32(image.data) != self._checksums[row]:
                 raise PackError(
-                    f"Image {row} of {self._file.name} is damaged; remove its folder, and the next "
-                    "start makes it anew."
+                    f"Image {row} of {self._file.name} is damaged. Remove its folder; the next "
+                    "start writes it again."
                 )
         return images.reshape(len(rows), *self.shape[1:])
 
 
-def _write(folder, rows, count, shape, skipped):
+def _write(
+    folder: Path,
+    rows: Iterable[tuple[np.ndarray, int]],
+    count: int,
+    shape: Sequence[int],
+    skipped: list[str],
+) -> None:
     needed = count * (int(np.prod(shape)) + 12)
     free = shutil.disk_usage(folder.parent).free
     if needed > free:
@@ -121,13 +154,13 @@ def _write(folder, rows, count, shape, skipped):
     print(f"Decoding up to {count:,} images, once, into {folder} ({_gib(needed)})", file=sys.stderr)
     labels, checksums = np.empty(count, np.int64), np.empty(count, np.uint32)
     partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: we have the lock
+    shutil.rmtree(partial, ignore_errors=True)  # a killed process left it; this one has the lock
     partial.mkdir()
     try:
         written = 0
         with open(partial / "images.bin", "wb") as file:
             for written, (image, label) in enumerate(rows, 1):
-                pixels = np.ascontiguousarray(image)
+                pixels = np.ascontiguousarray(image).data
                 file.write(pixels)
                 labels[written - 1], checksums[written - 1] = label, zlib.crc32(pixels)
         for name, array in (("labels", labels), ("checksums", checksums)):
@@ -143,7 +176,7 @@ def _write(folder, rows, count, shape, skipped):
             json.dump(meta, file)
         for path in [*partial.iterdir(), partial]:
             files.flush(path)
-        shutil.rmtree(folder, ignore_errors=True)  # one that could not be opened
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged pack
         partial.rename(folder)
         files.flush(folder.parent)
     except BaseException:
@@ -151,8 +184,8 @@ def _write(folder, rows, count, shape, skipped):
         raise
 
 
-def _open(folder):
-    """Return (images, labels, skipped) of a pack; None if it is not there or is damaged."""
+def _open(folder: Path) -> tuple[PackedImages, np.ndarray, list[str]] | None:
+    """Return (images, labels, skipped) of a pack; None if it is absent or damaged."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         for name, checksum in meta["sha256"].items():
@@ -162,7 +195,7 @@ def _open(folder):
             np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("labels", "checksums")
         )
         shape = tuple(meta["shape"])
-        file = open(folder / "images.bin", "rb", buffering=0)  # noqa: SIM115 (open as they are)
+        file = open(folder / "images.bin", "rb", buffering=0)  # noqa: SIM115 (kept open)
         if os.fstat(file.fileno()).st_size != len(labels) * int(np.prod(shape)):
             return None
     except (OSError, ValueError, KeyError):
@@ -171,12 +204,12 @@ def _open(folder):
 
 
 @contextlib.contextmanager
-def _one_at_a_time(folder):
-    """Let one of several workers write, while the others wait."""
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let one of several processes write, while the others wait."""
     with open(folder.with_name(f"{folder.name}.lock"), "w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _gib(count):
+def _gib(count: int) -> str:
     return f"{count / 2**30:.2f} GiB"

@@ -1,17 +1,14 @@
-"""A name, a folder or an `.npz` file to labelled images."""
+"""From a name, a folder or an `.npz` file to labelled images."""
 
 import dataclasses
 import difflib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-
-try:
-    import tensorflow as tf
-except ModuleNotFoundError:  # a machine that trains with JAX
-    tf = None
 
 from zoo.data import packs
 from zoo.data.checks import DataError
@@ -19,40 +16,53 @@ from zoo.data.decoding import resize
 from zoo.data.dividing import divide
 from zoo.data.folders import read_folder
 from zoo.data.image_data import ImageData
+from zoo.data.prepared import read_prepared
 from zoo.data.stacking import stack
 
 
 def load(
-    name_or_path, split="train", *, data_dir=None, image_size=None, stream=None, skip_corrupt=0.0
-):
-    """The "train" or "test" images of a data set, a folder or a file.
+    name_or_path: str | Path,
+    split: str = "train",
+    *,
+    data_dir: str | Path | None = None,
+    image_size: tuple[int, int] | None = None,
+    stream: bool | None = None,
+    skip_corrupt: float = 0.0,
+) -> ImageData:
+    """Load the training or test images of a data set, a folder or a file.
 
-    The name of a data set means the data set, even where a folder is called so: "./mnist" or a
-    `pathlib.Path` means the folder. What brings no test images of its own is split in the
-    same way each time, 80 % of each class for training and 20 % for test, by what the images show:
-    whatever their order and names, with more images the old ones stay where they were, and copies
-    of one are together, but for a few at the border between the two.
+    A name means the data set, even if a folder has the same name. Write "./mnist" or a
+    `pathlib.Path` for the folder.
+
+    Data without test images are divided in the same way each time: 80 % of each class are training
+    images and 20 % are test images. The pixels decide, so the order and the names of the files do
+    not matter, and copies of an image stay together. If images are added, the old ones stay in
+    their split. There are few exceptions to both, at the border between the two splits.
 
     Arguments:
         name_or_path: one of
-            "digits": 1,797 images of 8 x 8 pixels that scikit-learn brings, 0..16 made 0..255;
-            an image classification set of TensorFlow Datasets, such as "mnist": where there is no
-            test split, validation takes its place;
-            a folder FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAGE with FOLDER/test (else val,
-            valid or validation) beside it. Photographs are turned upright as their EXIF data say, 1
-            and 16-bit grey become 8-bit grey, palettes and other colours RGB, and transparency is
-            dropped. Hidden files are passed over;
-            an .npz file of images and labels, or of x_train, y_train, x_test and y_test.
-        data_dir: where TensorFlow Datasets keeps its files; else the environment's TFDS_DATA_DIR.
-        image_size: (height, width) to resize to, bilinear and antialiased, if need be stretched.
-        stream: keep the images of a folder or of TensorFlow Datasets on disk, decoded, and read
-            each batch from there; the batches are the same, to the bit. False keeps them in memory,
-            None takes the disk for images of more than 2 GiB. See `zoo.streaming`.
-        skip_corrupt: the share of a folder's files, 0..1, that may be no images and are then left
-            out. At 0 the first of them is refused.
+            "digits": 1,797 images of 8 x 8 pixels from scikit-learn, scaled from 0..16 to 0..255.
+            The name of an image classification set of TensorFlow Datasets, such as "mnist". If it
+            has no test split, its validation split is used.
+            A folder FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAGE beside FOLDER/test (or val,
+            valid, validation). Photographs are turned upright as their EXIF data say. Grey images
+            of 1 and 16 bits become 8 bits, palettes and other colours become RGB, and transparency
+            is dropped. Hidden files are ignored.
+            An .npz file of images and labels, or of x_train, y_train, x_test and y_test.
+        split: "train" or "test".
+        data_dir: the folder of TensorFlow Datasets. The default is the environment variable
+            TFDS_DATA_DIR.
+        image_size: (height, width) in pixels to resize to, bilinear and antialiased. The images
+            are stretched to it.
+        stream: True keeps the decoded images of a folder or of TensorFlow Datasets on disk, and
+            reads each batch from there; the batches are the same, to the bit. False keeps them in
+            memory. None chooses the disk for more than 2 GiB. See `zoo.streaming`.
+        skip_corrupt: the largest share of a folder's files that may be left out because they are
+            not images, 0 <= share < 1. With 0, the first such file is refused.
 
     Raises:
-        DataError: for whatever cannot be trained on; the message names the file or the index.
+        DataError: if the data cannot be trained on. The message names the file or the index.
+        zoo.streaming.PackError: if the disk has too little room for the decoded images.
     """
     if split not in ("train", "test"):
         raise DataError(f'split is "train" or "test" (see holdout for more); received {split!r}.')
@@ -61,7 +71,7 @@ def load(
         raise DataError(f"image_size is (height, width) in pixels; received {image_size!r}.")
     if not 0 <= skip_corrupt < 1:
         raise DataError(f"skip_corrupt is a share in 0 <= share < 1; received {skip_corrupt!r}.")
-    if (prepared := _read_prepared(name_or_path, split, image_size)) is not None:
+    if (prepared := read_prepared(name_or_path, split, image_size)) is not None:
         return prepared
     path = Path(name_or_path).expanduser()
     bare = isinstance(name_or_path, str) and os.sep not in name_or_path
@@ -75,72 +85,63 @@ def load(
     else:
         data = read_tfds(str(name_or_path), split, data_dir, image_size, stream)
     if image_size and data.image_shape[:2] != tuple(image_size):
-        resized = np.stack([resize(image, image_size) for image in data.images])
+        resized = np.stack([resize(data.images[i], image_size) for i in range(data.examples)])
         data = dataclasses.replace(data, images=resized)
     return data
 
 
-def prepared_file(name_or_path, image_size=None):
-    """What a data set is called in the folder that the environment's ZOO_DATA names.
-
-    There `load` finds it as an .npz file, ready: on a machine without scikit-learn, TensorFlow
-    Datasets or network. `zoo pack` writes them.
-    """
-    size = f"-{image_size[0]}x{image_size[1]}" if image_size else ""
-    return re.sub(r"[^A-Za-z0-9]+", "_", str(name_or_path)) + size + ".npz"
-
-
-def _read_prepared(name_or_path, split, image_size):
-    folder = os.environ.get("ZOO_DATA")
-    file = Path(folder) / prepared_file(name_or_path, image_size) if folder else None
-    if file is None or not file.is_file():
-        return None
-    with np.load(file, allow_pickle=False) as arrays:
-        names = tuple(str(name) for name in arrays["label_names"])
-        images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
-        source = str(arrays[f"source_{split}"])
-        return ImageData(str(arrays["name"]), split, images, labels, names, source=source)
-
-
-def _read_digits(split):
+def _read_digits(split: str) -> ImageData:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16))
     whole = ImageData("digits", split, images, digits.target, "0123456789")
-    return divide(whole, split, at_random=True)  # as ever: there are results on this split
+    return divide(whole, split, at_random=True)  # published results have this split
 
 
-def _read_npz(path, split):
+def _read_npz(path: Path, split: str) -> ImageData:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except Exception as error:  # a damaged archive raises whatever zipfile, zlib or NumPy meet
+    except Exception as error:  # zipfile, zlib and NumPy raise many types for a damaged file
         raise DataError(f"{path} is not a readable .npz file of plain arrays: {error}") from error
     if {"images", "labels"} <= arrays.keys():
-        images, labels, known = arrays["images"], arrays["labels"], arrays["labels"]
+        images, labels, all_labels = arrays["images"], arrays["labels"], arrays["labels"]
     elif {"x_train", "y_train", "x_test", "y_test"} <= arrays.keys():
-        images, labels, known = arrays[f"x_{split}"], arrays[f"y_{split}"], arrays["y_train"]
+        images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
+        all_labels = arrays["y_train"]
     else:
         raise DataError(
             f"{path} holds {sorted(arrays)}; expected images and labels, or x_train, y_train, "
             "x_test and y_test."
         )
     # k distinct labels must be 0..k-1: a gap, or a count from 1, leaves one of them out of range.
-    label_names = tuple(str(label) for label in range(np.unique(known).size))
+    label_names = tuple(str(label) for label in range(np.unique(all_labels).size))
     data = ImageData(path.stem, split, images, labels, label_names)
     return divide(data, split) if "images" in arrays else data
 
 
-def data_sets():
+def data_sets() -> list[str]:
     """Return the names of all data sets of TensorFlow Datasets."""
     import tensorflow_datasets as tfds
 
     return tfds.list_builders(with_community_datasets=False)
 
 
-def read_tfds(name, split, data_dir, image_size, stream):
-    """Read a split of an image classification set of TensorFlow Datasets."""
+def read_tfds(
+    name: str,
+    split: str,
+    data_dir: str | Path | None,
+    image_size: tuple[int, int] | None,
+    stream: bool | None,
+) -> ImageData:
+    """Read a split of an image classification set of TensorFlow Datasets.
+
+    The arguments are those of `load`.
+
+    Raises:
+        DataError: if the set is unknown, cannot be prepared, or has no images and labels.
+    """
     import tensorflow_datasets as tfds
 
     known = data_sets()
@@ -152,7 +153,7 @@ def read_tfds(name, split, data_dir, image_size, stream):
             + ' Give "digits", the name of an image classification set of TensorFlow Datasets, '
             "such as mnist or cifar10, a folder of class folders, or an .npz file."
         )
-    # TFDS itself reads the variable once, when it is imported.
+    # TensorFlow Datasets reads the variable only once, when it is imported.
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
     try:
         builder = tfds.builder(name, data_dir=data_dir)
@@ -161,31 +162,32 @@ def read_tfds(name, split, data_dir, image_size, stream):
             raise ValueError(f"its features are {sorted(features)}; expected image and label")
         builder.download_and_prepare()
         splits = builder.info.splits
-        held_out = [each for each in ("test", "validation") if each in splits]
+        held_out = [other for other in ("test", "validation") if other in splits]
         source = held_out[0] if held_out and split == "test" else "train"
         if source not in splits:
             raise ValueError(f"its splits are {sorted(splits)}; expected train")
         examples = _tfds_examples(builder, source)
-        records = [[str(f), os.stat(f).st_size] for f in splits[source].filepaths]
-        whole = [builder.info.full_name, source, image_size, records]
-        origin = (f"{builder.name}-{source}", lambda: whole)
+        records = [[str(file), os.stat(file).st_size] for file in splits[source].filepaths]
+        contents = [builder.info.full_name, source, image_size, records]
+        origin = (f"{builder.name}-{source}", lambda: contents)
         count = splits[source].num_examples
         images, labels, _ = stack(examples, count, image_size, stream, origin, [])
     except (DataError, packs.PackError):
         raise
     except Exception as error:  # no network, no space, a wrong checksum, a damaged record, ...
         raise DataError(
-            f"TensorFlow Datasets could not give {name!r}: {error}\nIf it is prepared somewhere, "
-            "name that folder: set TFDS_DATA_DIR or data_dir, which now is "
+            f"TensorFlow Datasets could not give {name!r}: {error}\nIf it is already prepared in a "
+            "folder, set TFDS_DATA_DIR or data_dir to that folder; it now is "
             f"{data_dir or '~/tensorflow_datasets'}."
         ) from error
     data = ImageData(name, split, images, labels, features["label"].names)
     return data if held_out else divide(data, split)
 
 
-def _tfds_examples(builder, split):
-    examples = builder.as_dataset(split=split).map(lambda each: (each["image"], each["label"]))
-    # Images of one size are read in batches: 4 seconds for MNIST, and not 10.
+def _tfds_examples(builder: Any, split: str) -> Iterator[tuple[str, np.ndarray, int]]:
+    """Yield (where, image, label) of one split."""
+    examples = builder.as_dataset(split=split).map(lambda row: (row["image"], row["label"]))
+    # Images of one size are read in batches, which takes 4 seconds for MNIST instead of 10.
     batch_size = 256 if examples.element_spec[0].shape.is_fully_defined() else 1
     index = 0
     for images, labels in examples.batch(batch_size).prefetch(2).as_numpy_iterator():

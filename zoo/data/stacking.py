@@ -1,27 +1,43 @@
 """Single images to one array, in memory or on disk."""
 
 import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-
-try:
-    import tensorflow as tf
-except ModuleNotFoundError:  # a machine that trains with JAX
-    tf = None
 
 from zoo.data import packs
 from zoo.data.checks import DataError, as_uint8
 from zoo.data.decoding import resize
 
-# Beyond it images stay on disk: training and evaluation hold up to three copies in memory.
+# Larger images stay on disk, because training and evaluation hold up to three copies in memory.
 STREAM_BYTES = 2 * 2**30
 
 
-def stack(examples, count, image_size, stream, origin, skipped):
-    """Triples (where, image, label) -> images uint8 (n, h, w, c), labels (n,), what was skipped.
+def stack(
+    examples: Iterable[tuple[str | Path, np.ndarray, int]],
+    count: int,
+    image_size: Sequence[int] | None,
+    stream: bool | None,
+    origin: tuple[str, Callable[[], Any]],
+    skipped: list[str],
+) -> tuple[np.ndarray | packs.PackedImages, np.ndarray, list[str]]:
+    """Stack images -> uint8 (n, h, w, c), labels int64 (n,), and the messages of `skipped`.
 
-    There are `count` of them, less those that they skip. `origin` is a pair of a name and of a
-    function that describes where they come from, for the pack that they go to if streamed.
+    Arguments:
+        examples: triples (where, image, label); `where` names the image in messages.
+        count: number of the examples, with those that are skipped.
+        image_size: (height, width) in pixels to resize to; None leaves the sizes alone.
+        stream: True puts the images into a pack on disk, False into memory. None chooses the disk
+            for more than 2 GiB.
+        origin: the name of the pack, and a function that returns what the images depend on, as
+            JSON.
+        skipped: the list to which `examples` adds a message for each image that it leaves out.
+
+    Raises:
+        DataError: if there are no images, or if their shapes differ.
+        zoo.streaming.PackError: if the disk has too little room.
     """
     rows = _alike(examples, image_size)
     first = next(rows, None)
@@ -33,13 +49,15 @@ def stack(examples, count, image_size, stream, origin, skipped):
         name, describe = origin
         return packs.pack(name, describe(), rows, count, shape, skipped)
     images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int64)
-    found = 0
-    for found, (image, label) in enumerate(rows, 1):
-        images[found - 1], labels[found - 1] = image, label
-    return images[:found], labels[:found], skipped
+    filled = 0
+    for filled, (image, label) in enumerate(rows, 1):
+        images[filled - 1], labels[filled - 1] = image, label
+    return images[:filled], labels[:filled], skipped
 
 
-def _alike(examples, image_size):
+def _alike(
+    examples: Iterable[tuple[str | Path, np.ndarray, int]], image_size: Sequence[int] | None
+) -> Iterator[tuple[np.ndarray, int]]:
     """Yield (image, label): uint8 images that all have the shape of the first."""
     shape = first = None
     for where, image, label in examples:

@@ -2,16 +2,13 @@
 
 import dataclasses
 import importlib.metadata
-import io
 import json
 import re
 import zipfile
 from pathlib import Path
 
-import numpy as np
-
 from zoo import exports, files
-from zoo.data import load, prepared_file
+from zoo.data import load, prepared, prepared_file
 from zoo.recipe import RecipeError
 from zoo.runs import Run
 
@@ -111,17 +108,8 @@ def pack(recipe, file, out, name=None):
 
 def _data(recipe):
     """Return the bytes of an .npz file with the training and the test images."""
-    arrays = {}
     options = {key: getattr(recipe, key) for key in ("image_size", "stream", "skip_corrupt")}
-    for split in ("train", "test"):
-        data = load(recipe.data, split, **options)
-        arrays[f"x_{split}"], arrays[f"y_{split}"] = data.images, data.labels
-        arrays[f"source_{split}"] = np.array(data.source, str)
-    written = io.BytesIO()
-    np.savez(
-        written, name=np.array(data.name), label_names=np.array(data.label_names, str), **arrays
-    )
-    return written.getvalue()
+    return prepared.prepare(*(load(recipe.data, split, **options) for split in ("train", "test")))
 
 
 def _teachers(recipe):
