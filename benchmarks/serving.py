@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 import zoo
-from zoo import data
-from zoo.serving import exporting, served, verifying
+from zoo import data, exports
+from zoo.serving import exporting, verifying
 
 VARIANTS = ("modern", "plain", "cnn", "mnist", "cifar10", "cifar100", "svhn", "imagenet")
 SHAPES = {"mnist": (28, 28, 1), "imagenet": (224, 224, 3)}
@@ -140,21 +140,21 @@ def killed(folder, kills, seed):
     processes.set_forkserver_preload(["zoo.serving.exporting"])
     hits = 0
     for delay in np.random.default_rng(seed).uniform(0, 2, kills):
-        before, left = set(served.versions(folder)), len(list(folder.glob(".export-*")))
+        before, left = set(exports.versions(folder)), len(list(folder.glob(".export-*")))
         child = processes.Process(target=export_for_ever, args=(folder,))
         child.start()
-        while child.is_alive() and set(served.versions(folder)) == before:
+        while child.is_alive() and set(exports.versions(folder)) == before:
             time.sleep(0.01)
         time.sleep(delay)
         child.kill()
         child.join()
         hits += len(list(folder.glob(".export-*"))) > left
     torn = []
-    for number, version in sorted(served.versions(folder).items()):
+    for number, version in sorted(exports.versions(folder).items()):
         wrong = [check for check in verifying.verify(version) if not check.passed]
         if [check for check in wrong if check.name != "beside it"]:
             torn.append(number)
-    return len(served.versions(folder)), torn, hits
+    return len(exports.versions(folder)), torn, hits
 
 
 def main(settings):
@@ -167,7 +167,7 @@ def main(settings):
                 seconds, size, checks = verify(name, build, base)
                 wrong = [f"{check.name}: {check.found}" for check in checks if not check.passed]
                 off = next(c.found for c in checks if c.name == "Keras, the model")
-                off = off.partition("off by ")[2].split()[0]
+                off = off.partition("largest difference ")[2].split()[0]
                 row = (name, str(len(checks)), off, f"{seconds:.1f}", f"{size:.1f}")
                 table.add_row(*row, "; ".join(wrong) or "-")
                 print(*row, *wrong, flush=True)

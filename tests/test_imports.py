@@ -62,7 +62,7 @@ LIGHT |= {
     "zoo.serving.client",
     "zoo.serving.rest_client",
     "zoo.serving.servers",
-    "zoo.serving.examples",
+    "zoo.serving.example_requests",
     "zoo.serving._c_api",
 }
 # Importing Keras registers these floors, zoo/__init__.py says how; so what they import must not

@@ -11,7 +11,7 @@ from PIL import Image
 import zoo
 from zoo import exports as layout
 from zoo import files, measures, recipe
-from zoo.serving import served
+from zoo.serving.served_model import ServedModel
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,14 +42,12 @@ def test_each_data_set_has_weights(data):
 
 def test_keras_and_the_export_give_the_answers_that_lie_beside_them(folder, card):
     """For real images, most of which it knows."""
-    export = served.ServedModel(folder)
-    images = sorted((folder / "examples").glob("*.png"))
+    export = ServedModel(folder)
+    images = sorted((layout.find_version(folder) / layout.EXAMPLES).glob("*.png"))
     pixels = np.stack([np.asarray(Image.open(file)) for file in images]).astype("float32")
     pixels = pixels.reshape(-1, *card["input"]["shape"])
     answers = export.predict(pixels)["probabilities"]
-    logits = np.asarray(zoo.nin(weights=folder)(pixels, training=False), "float64")
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    expected = powers / powers.sum(axis=1, keepdims=True)
+    expected = measures.softmax(np.asarray(zoo.nin(weights=folder)(pixels, training=False)))
     np.testing.assert_allclose(answers, expected, atol=card["tolerance"])
     # An example's name is its number in the test set and its class.
     classes = [re.sub(r"\W", "_", label) for label in card["labels"]]

@@ -43,7 +43,7 @@ _HOME = {
     "nin_dsn": "models",
     "preset": "models",
     "export_savedmodel": "serving.exporting",
-    "ServedModel": "serving.served",
+    "ServedModel": "serving.served_model",
 }
 # Modules that are imported by a shorter name, or by the name that they had in an older zoo. Each
 # is the same module under both names.

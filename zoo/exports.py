@@ -1,7 +1,11 @@
 """The layout of an export, and where exports are found. It needs no TensorFlow.
 
-saved_models/NAME/{README.md, card.json, labels.txt, examples/, VERSION/}
-VERSION/{saved_model.pb, variables/, assets.extra/, SHA256SUMS}
+saved_models/NAME/{README.md, card.json, VERSION/}
+VERSION/{saved_model.pb, variables/, fingerprint.pb, assets.extra/, SHA256SUMS}
+assets.extra/{card.json, labels.txt, examples/, model.keras, tf_serving_warmup_requests}
+
+README.md and card.json describe the newest version. The card in the version has the facts of the
+model; the one beside it also has what was measured at the export.
 """
 
 import json

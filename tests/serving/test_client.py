@@ -22,7 +22,8 @@ from stand_in import StandIn
 
 import zoo.commands.main
 from zoo import CompanionHead, DeeplySupervised
-from zoo.serving import client, examples, exporting
+from zoo import exports as layout
+from zoo.serving import client, example_requests, exporting
 
 NAME = "animals"
 
@@ -74,13 +75,12 @@ def test_pixels_and_files_are_answered_as_keras_answers(server, supervised):
 
 
 def test_the_examples_are_answered_and_a_wrong_one_is_found(server, base, tmp_path, capsys):
-    assert client.check(server, base / "examples", 1e-6)
+    assert client.check(server, base, 1e-6)
     said = capsys.readouterr().out
     for name in ("classify", "exits", "predict", "predict_bytes"):
-        assert f"right  {name}: off by" in said
-    copied = shutil.copytree(base / "examples", tmp_path / "examples")
-    for name in ("labels.txt", "card.json"):
-        shutil.copy(base / name, tmp_path)
+        assert f"right  {name}: largest difference" in said
+    shutil.copytree(base / "1/assets.extra", tmp_path, dirs_exist_ok=True)
+    copied = tmp_path / "examples"
     file = copied / "classify.expected.json"
     body = json.loads(file.read_text("utf-8"))
     body["results"][2][0][1] += 2e-6
@@ -88,10 +88,10 @@ def test_the_examples_are_answered_and_a_wrong_one_is_found(server, base, tmp_pa
     (copied / "predict.json").write_text('{"instances": [[[1]]]}')
     assert not client.check(server, copied, 1e-6)
     said = capsys.readouterr().out
-    assert "wrong  classify: off by 2.0e-06" in said
+    assert "wrong  classify: largest difference 2.0e-06" in said
     assert "wrong  predict: " in said
     assert "right  predict_bytes" in said
-    shutil.copy(base / "examples" / "predict.json", copied)
+    shutil.copy(base / "1" / layout.EXAMPLES / "predict.json", copied)
     assert client.check(server, copied), "2e-6 is rounding between processors"
     card = json.loads((tmp_path / "card.json").read_text("utf-8"))
     (tmp_path / "card.json").write_text(json.dumps({**card, "tolerance": 0.1}), "utf-8")
@@ -99,18 +99,18 @@ def test_the_examples_are_answered_and_a_wrong_one_is_found(server, base, tmp_pa
     file.write_text(json.dumps(body), "utf-8")
     assert client.check(server, copied), "the card allows it"
     assert not client.check(server, copied, 1e-2)
-    with pytest.raises(FileNotFoundError, match="no examples"):
+    with pytest.raises(FileNotFoundError, match=r"no examples.*expected an export"):
         client.check(server, tmp_path)
 
 
 def test_the_example_requests_are_plain_rest(stand_in, base):
     """What `curl -d @examples/NAME.json` sends, and a JSON that has nothing of ours."""
-    for example in examples.read(base / "examples"):
-        body = (base / "examples" / f"{example.name}.json").read_bytes()
+    for example in example_requests.read(base):
+        body = (base / "1" / layout.EXAMPLES / f"{example.name}.json").read_bytes()
         request = urllib.request.Request(f"{stand_in.url(NAME)}:{example.method}", body)
         with urllib.request.urlopen(request) as response:
             answered = json.load(response)
-        assert examples.difference(example, answered, LABELS) < 1e-6
+        assert example_requests.difference(example, answered, LABELS) < 1e-6
 
 
 def test_status_and_one_version(stand_in, server):
@@ -226,7 +226,7 @@ RIGHT = (200, b'{"predictions": []}')
         ([(413, b"<html>of a proxy")], 1, "answers 413: "),
         ([(401, b'{"error": {"code": 7}}')], 1, "answers 401: .*7"),
         ([(500, b"[1]"), (429, b"<html>"), RIGHT], 3, None),
-        ([(200, b"<html>hello")], 3, "no JSON: '<html>hello'"),
+        ([(200, b"<html>hello")], 3, "not JSON: '<html>hello'"),
     ],
 )
 def test_what_may_pass_is_asked_again_and_what_is_wrong_is_not(scripted, script, asked, said):
@@ -270,7 +270,7 @@ def test_the_command_asks_a_server(stand_in, base, tmp_path, capsys, monkeypatch
     assert capsys.readouterr().out == over_rest
     zoo_predict(base, good, "--top", 2)
     assert capsys.readouterr().out == over_rest
-    zoo_predict("--server", stand_in.url(NAME), "--check", base / "examples")
+    zoo_predict("--server", stand_in.url(NAME), "--check", base)
     assert capsys.readouterr().out.count("right") == 4
 
     def fails(code, *arguments):
@@ -288,17 +288,17 @@ def test_the_command_asks_a_server(stand_in, base, tmp_path, capsys, monkeypatch
     assert "expected http://HOST" in fails(2, "--server", "localhost:8501", good)
     assert "expected http://HOST" in fails(2, "--server", "http://localhost:8501", good)
     assert "no image" in fails(2, "--server", url)
-    assert "needs --server" in fails(2, good, "--check", base / "examples")
+    assert "needs --server" in fails(2, good, "--check", base)
     assert "--timeout" in fails(2, "--server", url, good, "--timeout", 0)
     gone = "http://127.0.0.1:9/v1/models/x"
     assert "No answer" in fails(1, "--server", gone, good, "--retries", 0)
     with pytest.raises(SystemExit) as stop:
-        zoo_predict("--server", url, "--check", base / "examples", "--tolerance", 0)
+        zoo_predict("--server", url, "--check", base / "1", "--tolerance", 0)
     assert stop.value.code == 1
 
 
 def test_the_client_starts_without_tensorflow_and_without_numpy(stand_in, base):
-    picture = next((base / "examples").glob("*.png"))
+    picture = next((base / "1" / layout.EXAMPLES).glob("*.png"))
     arguments = ["predict", "--server", stand_in.url(NAME), str(picture)]
     program = f"import sys, zoo.commands.main\nzoo.cli.main({arguments})\nprint(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

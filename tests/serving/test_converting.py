@@ -44,7 +44,7 @@ def test_a_form_that_answers_otherwise_is_not_kept(version, tmp_path, monkeypatc
     monkeypatch.setattr(converting, "check_installed", lambda forms: None)
     monkeypatch.setattr(converting, "make_litert", make)
     monkeypatch.setattr(converting, "ask_litert", ask)
-    with pytest.raises(ExportError, match=r"litert of .* differs by"):
+    with pytest.raises(ExportError, match=r"litert of .* differs from Keras by"):
         converting.convert(base / "1", "litert")
     assert not list((base / "exports").iterdir())
 

@@ -21,9 +21,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 from zoo import CompanionHead, DeeplySupervised
 from zoo.exports import ExportError
 from zoo.serving import verifying
-from zoo.serving.asked import Asked, run_as_a_server
 from zoo.serving.exporting import export_savedmodel
-from zoo.serving.served import ServedModel
+from zoo.serving.served_model import ServedModel
+from zoo.serving.server_runtime import ServerRuntime, run_as_a_server
 
 
 def png_header(width, height):
@@ -92,8 +92,8 @@ def test_a_model_trained_in_16_bits_is_exported_in_32(policy, tmp_path):
     types = {node.attr["T"].type for each in functions for node in each.node_def}
     assert tf.float32.as_datatype_enum in types
     assert not types & {tf.bfloat16.as_datatype_enum, tf.half.as_datatype_enum}
-    with Asked(version) as asked:
-        checks = verifying.answers(asked, version, model=mixed)
+    with ServerRuntime(version) as server:
+        checks = verifying.answers(server, version, model=mixed)
     assert all(check.passed for check in checks), checks
     assert "Keras, the model" in [check.name for check in checks]
 
@@ -315,7 +315,7 @@ def test_an_export_is_readable_by_others_and_sha256sum_agrees(exports, tmp_path)
     (tmp_path / "usual").mkdir()
     assert version.stat().st_mode == (tmp_path / "usual").stat().st_mode
     beside = {path.name for path in version.parent.iterdir()}
-    assert beside == {"1", "README.md", "card.json", "labels.txt", "examples"}
+    assert beside == {"1", "README.md", "card.json"}
     labels = (version / "assets.extra/labels.txt").read_text("utf-8")
     assert labels == "".join(f"{label}\n" for label in LABELS)
     command = ["sha256sum", "--strict", "-c", "SHA256SUMS"]
@@ -390,12 +390,12 @@ def half_and_a_lambda():
         (network, [*LABELS[:6], "two\nlines"], {}, "expected one line of text"),
         (network, [*LABELS[:6], ""], {}, "expected one line of text"),
         (network, LABELS, {"top_k": 0}, "top_k=0"),
-        (network, LABELS, {"tolerance": 0.0}, "tolerance=0.0; expected it between"),
+        (network, LABELS, {"tolerance": 0.0}, "tolerance=0.0; expected a number between"),
         (network, LABELS, {"tolerance": float("nan")}, "tolerance=nan"),
         (network, LABELS, {"version": 0}, "version=0; expected a positive integer"),
         (network, LABELS, {"version": "2"}, "version='2'; expected a positive integer"),
         (network, LABELS, {"version": 2**63}, "expected a positive integer below"),
-        (network, LABELS, {"directory": "digits/1"}, "digits, with version=1"),
+        (network, LABELS, {"directory": "digits/1"}, "which is a version; expected the folder"),
         (lambda: network((None, None, 3)), LABELS, {}, "with fixed sizes"),
         (lambda: network((8, 8, 2)), LABELS, {}, "1 or 3 channels"),
         (lambda: stacked((9,), layers.Dense(7)), LABELS, {}, "takes images \\(None, 9\\)"),

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from nets_and_images import COLOUR, GREY, LABELS, network, pixels, probabilities_of
+from oracles import softmax
 from tensorflow.core.protobuf import saved_model_pb2
 
 import zoo.commands.main
 from zoo import CompanionHead, DeeplySupervised
 from zoo import exports as layout
-from zoo.serving import _c_api, exporting, hostile, verifying, warmup
+from zoo.serving import _c_api, exporting, hostile_inputs, verifying, warmup
 from zoo.serving._c_api import Stopped
-from zoo.serving.asked import Asked
+from zoo.serving.server_runtime import ServerRuntime
 
 
 def failed(checks):
@@ -36,9 +37,9 @@ def version(supervised, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def asked(version):
-    with Asked(version) as asked:
-        yield asked
+def server(version):
+    with ServerRuntime(version) as server:
+        yield server
 
 
 def copied(version, tmp_path):
@@ -60,25 +61,25 @@ def test_a_good_export_passes_every_check(version, supervised):
 
 @pytest.mark.parametrize("shape", [COLOUR, GREY, (28, 28, 1), (32, 32, 3)])
 def test_what_is_sent_is_wrong_in_at_least_60_and_46_different_ways(shape):
-    tensors = hostile.wrong_tensors(shape, b"png")
+    tensors = hostile_inputs.wrong_tensors(shape, b"png")
     right = [a for s, a in tensors if s == "serving_default" and a.shape[1:] == shape and len(a)]
     assert all(array.dtype != "float32" or not np.isfinite(array).all() for array in right)
     assert len({(s, a.shape, a.dtype, repr(a.tolist())) for s, a in tensors}) == len(tensors) >= 60
-    files = hostile.malformed_images(shape[-1])
+    files = hostile_inputs.malformed_images(shape[-1])
     assert len(set(files.values())) == len(files) >= 46
 
 
-def test_another_model_is_told_apart(asked, version, supervised):
+def test_another_model_is_told_apart(server, version, supervised):
     weights = supervised.get_weights()
     kernel = max(range(len(weights)), key=lambda index: weights[index].size)
     other = DeeplySupervised(network(), {"conv": CompanionHead(7)})
     weights[kernel] = weights[kernel] * (1 + 1e-4)
     other.set_weights(weights)
-    assert failed(verifying.answers(asked, version, model=other)) == ["Keras, the model"]
+    assert failed(verifying.answers(server, version, model=other)) == ["Keras, the model"]
 
 
-def test_a_model_without_the_exits_is_told_apart(asked, version, supervised):
-    checks = verifying.answers(asked, version, model=supervised.trunk)
+def test_a_model_without_the_exits_is_told_apart(server, version, supervised):
+    checks = verifying.answers(server, version, model=supervised.trunk)
     assert failed(checks) == ["Keras, the model"]
 
 
@@ -135,11 +136,11 @@ def another_tag(graph):
         (change_an_expected_answer, ["Keras, exits"]),
     ],
 )
-def test_what_does_not_belong_to_the_graph_is_found(asked, version, tmp_path, damage, expected):
+def test_what_does_not_belong_to_the_graph_is_found(server, version, tmp_path, damage, expected):
     broken = copied(version, tmp_path)
     damage(broken)
     assert failed(verifying.verify(broken)) == ["checksums"]
-    assert failed(verifying.answers(asked, broken)) == expected
+    assert failed(verifying.answers(server, broken)) == expected
 
 
 def write_nonsense(version):
@@ -176,8 +177,8 @@ def test_other_weights_are_found(version, tmp_path):
     other = exporting.export_savedmodel(network(seed=8), LABELS, tmp_path / "other")
     shutil.rmtree(other / layout.EXAMPLES)
     shutil.copytree(version / layout.EXAMPLES, other / layout.EXAMPLES)
-    with Asked(other) as asked:
-        checks = failed(verifying.answers(asked, other))
+    with ServerRuntime(other) as server:
+        checks = failed(verifying.answers(server, other))
     assert {"Keras, predict", "Keras, predict_bytes", "Keras, classify"} < set(checks)
 
 
@@ -195,8 +196,8 @@ def test_missing_shapes_are_found_as_aborts_and_as_answers(monkeypatch, tmp_path
     version = unguarded(monkeypatch, tmp_path, tf__ensure_shape=lambda x, shape: x)
     ranks = [("serving_default", {"images": np.ones(s, "float32")}) for s in (COLOUR, (12, 3))]
     sizes = [("serving_default", {"images": np.ones((1, n, n, 3), "float32")}) for n in (16, 24)]
-    with Asked(version) as asked:
-        check = verifying.refused("it", asked, [*ranks, *sizes])
+    with ServerRuntime(version) as server:
+        check = verifying.refused("it", server, [*ranks, *sizes])
     assert not check.passed
     assert "4 requests: 2 aborts, 0 hangs, 2 answered" in check.found
 
@@ -211,9 +212,9 @@ def test_every_other_guard_that_is_missing_is_found(monkeypatch, tmp_path):
         MAX_PIXELS=2**40,
         tf__io__decode_jpeg=lambda file, channels, dct_method: decode(file, channels),
     )
-    files = hostile.malformed_images(3).items()
+    files = hostile_inputs.malformed_images(3).items()
     files = {name: file for name, file in files if "16 MiB" in name or "8000" in name}
-    monkeypatch.setattr(hostile, "malformed_images", lambda _: files)
+    monkeypatch.setattr(hostile_inputs, "malformed_images", lambda _: files)
     checks = {check.name: check for check in verifying.verify(version)}
     assert failed(checks.values())[:2] == ["PNG and JPEG", "wrong shapes, ranks, types"]
     assert "7 answered" in checks["wrong shapes, ranks, types"].found  # NaN and infinity
@@ -222,19 +223,19 @@ def test_every_other_guard_that_is_missing_is_found(monkeypatch, tmp_path):
 
 def test_a_request_without_an_answer_is_a_hang_and_the_next_one_is_answered(version):
     images = {"images": pixels().astype("float32")}
-    with Asked(version, timeout=3) as asked:
-        expected = asked("serving_default", images)["probabilities"]
-        os.kill(asked.runtime.child.pid, signal.SIGSTOP)
+    with ServerRuntime(version, timeout=3) as server:
+        expected = server("serving_default", images)["probabilities"]
+        os.kill(server.runtime.child.pid, signal.SIGSTOP)
         with pytest.raises(Stopped, match="no answer in 3 s"):
-            asked("serving_default", images)
-        asked.runtime.timeout = 60
-        again = asked("serving_default", images)["probabilities"]
+            server("serving_default", images)
+        server.runtime.timeout = 60
+        again = server("serving_default", images)["probabilities"]
     np.testing.assert_array_equal(again, expected)
 
 
-def test_all_outputs_come_back_as_they_are(asked, supervised):
+def test_all_outputs_come_back_as_they_are(server, supervised):
     images = pixels().astype("float32")
-    answer = asked("serving_default", {"images": images})
+    answer = server("serving_default", {"images": images})
     expected = probabilities_of(supervised.trunk, images)
     assert {name: array.dtype.name for name, array in answer.items()} == {
         "probabilities": "float32",
@@ -248,14 +249,13 @@ def test_all_outputs_come_back_as_they_are(asked, supervised):
     np.testing.assert_array_equal(answer["classes"].ravel(), names)
 
 
-def test_the_exits_are_the_probabilities_of_every_depth(asked, supervised):
+def test_the_exits_are_the_probabilities_of_every_depth(server, supervised):
     images = pixels().astype("float32")
-    answer = asked("exits", {"images": images})
+    answer = server("exits", {"images": images})
     logits = supervised.exits(images)
     assert set(answer) == set(logits) == {"conv", "output"}
     for depth, scores in logits.items():
-        powers = np.exp(np.float64(scores) - scores.max(axis=1, keepdims=True))
-        expected = powers / powers.sum(axis=1, keepdims=True)
+        expected = softmax(scores)
         np.testing.assert_allclose(answer[depth], expected, atol=1e-6)
     assert np.abs(answer["conv"] - answer["output"]).max() > 1e-3
 
@@ -266,15 +266,28 @@ def test_exits_are_refused_where_there_are_none(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_lies_beside_the_versions_is_that_of_the_newest(version, tmp_path):
+def test_the_card_beside_the_versions_describes_the_newest(version, tmp_path):
     base = shutil.copytree(version.parent, tmp_path / "animals")
     newer = exporting.export_savedmodel(network(seed=9), LABELS, base)
     assert newer.name == "2"
-    told = "card, labels and examples are those of version 2"
-    assert verifying.beside(newer) == verifying.Check("beside it", True, told)
-    assert "not looked at" in verifying.beside(base / "1").found
-    (base / "labels.txt").write_text("\n".join(LABELS), "utf-8")
+    found = "the card describes version 2"
+    assert verifying.beside(newer) == verifying.Check("beside it", True, found)
+    assert "not checked" in verifying.beside(base / "1").found
+    shutil.copy(version.parent / "card.json", base)
     assert not verifying.beside(newer).passed
+
+
+def test_copies_that_an_older_zoo_put_beside_the_versions_may_stay_if_equal(version, tmp_path):
+    base = shutil.copytree(version.parent, tmp_path / "animals")
+    only = base / version.name
+    shutil.copy(only / layout.LABELS, base)
+    shutil.copytree(only / layout.EXAMPLES, base / "examples")
+    assert verifying.beside(only).passed
+    for stale in (base / "examples" / "predict.json", base / "labels.txt"):
+        stale.write_text("older", "utf-8")
+        check = verifying.beside(only)
+        assert not check.passed
+        assert "delete it" in check.found
 
 
 def test_the_command_prints_a_table_and_its_exit_code_is_honest(version, tmp_path, capsys):

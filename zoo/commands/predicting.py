@@ -55,7 +55,7 @@ def predict(
         pixels = [data.read_image(image, model.input_shape[1:]) for image in images]
         logits = model.predict(np.stack(pixels).astype("float32"), verbose=0)
         return keras.ops.convert_to_numpy(keras.ops.softmax(logits)), run.label_names
-    from zoo.serving.served import ServedModel
+    from zoo.serving.served_model import ServedModel
 
     served = ServedModel(source)
     probabilities = []

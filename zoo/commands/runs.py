@@ -49,7 +49,7 @@ def predict(
         top: Number of classes to show for each image.
         server: URL of a model on a server.
             http://HOST:8501/v1/models/NAME or grpc://HOST:8500/v1/models/NAME.
-        check: Folder of an export's examples, with --server.
+        check: An export. The server must answer its examples as Keras did. Needs --server.
             They are sent, and the answers are compared with those of Keras.
         timeout: Seconds to wait for the server in each try.
         retries: Number of further tries when a request gets no answer.

@@ -1,13 +1,14 @@
-"""Ask a SavedModel through TensorFlow's C API: the loader and the session of TF Serving.
+"""Run a SavedModel through TensorFlow's C API, with the loader and the session of TF Serving.
 
-TensorFlow's Python checks shapes before it feeds them, and so hides what a server does with a wrong
-one: hence ctypes and NumPy alone. `Runtime` runs this file as a script; a request that would abort
-the server aborts the script.
+TensorFlow's Python checks shapes before it feeds them. That hides what a server does with a wrong
+shape, so this file uses ctypes and NumPy alone. `Runtime` runs it as a script. A request that would
+end the server ends the script.
 
     python _c_api.py LIBRARIES EXPORT < messages > messages
 
-A message is one line of JSON, whose "tensors" are [name, type, shape, sizes], and then the bytes of
-the tensors: one size for numbers, one for each string. Strings are object arrays of bytes.
+A message is one line of JSON, and then the bytes of its tensors. The line has "tensors", a list of
+[name, type, shape, sizes]. Numbers have one size, strings one size each. Strings are object arrays
+of bytes.
 """
 
 import ctypes
@@ -20,9 +21,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+from typing import IO, Any, Self
 
 import numpy as np
 
+Arrays = dict[str, np.ndarray]
 STRING = 7
 DATA_TYPES = {
     **{"float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int16": 5, "int8": 6, "object": STRING},
@@ -34,44 +37,54 @@ TSTRING_BYTES = 24  # sizeof(TF_TString)
 class Refused(Exception):
     """The session's error for a request that it does not answer; `code` is TensorFlow's."""
 
-    def __init__(self, code, message):
+    def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
 
 
 class Stopped(RuntimeError):
-    """The export does not load, or a request ended the process, or had no answer in time."""
+    """The export does not load, or a request ended the process or had no answer in time."""
 
 
 class Runtime:
-    """An export, loaded by a child process on the CPU with XLA off; half a second.
+    """An export in a child process, on the CPU with XLA off. It starts in half a second.
 
-    `libraries` is the folder of libtensorflow_cc, `export` a version. A request may stop the child;
-    the next one starts another. `peak` is the most memory a child has held, in bytes, and `loaded`
-    what it held before the first request.
+    A request may end the child. The next request starts another. `peak` is the most memory that a
+    child has held, in bytes.
+
+    Arguments:
+        libraries: the folder of libtensorflow_cc.
+        export: the folder of a version.
+        timeout: seconds to wait for an answer.
     """
 
-    def __init__(self, libraries, export, *, timeout=60):
+    child: Any  # subprocess.Popen, or None
+    log: IO[bytes]
+
+    def __init__(
+        self, libraries: pathlib.Path | str, export: pathlib.Path | str, *, timeout: float = 60
+    ) -> None:
         self.export, self.timeout = export, timeout
-        # -P keeps the folder of this file, whose modules could shadow others, off the path.
+        # -P keeps the folder of this file off the path. Its modules could shadow others.
         self.script = [sys.executable, "-P", __file__, str(libraries), str(export)]
         self.child, self.peak = None, 0
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self.child is not None:
             self.child.stdin.close()
             self.child.wait()
             self.child.stdout.close()
             self.log.close()
 
-    def ask(self, feeds, fetches):
-        """{tensor: array}, [tensor] -> {tensor: array}, or the error as a string.
+    def ask(self, feeds: Arrays, fetches: list[str]) -> Arrays | str:
+        """Run the graph: {tensor: array}, [tensor] -> {tensor: array}, or the error as a string.
 
         Raises:
-            Stopped: see there; it says how.
+            Stopped: if the export does not load, or the request ended the process or had no answer
+                in time. The message says which.
         """
         if self.child is None:
             self._start()
@@ -120,11 +133,11 @@ class Runtime:
 
 
 class Pointer(ctypes.c_void_p):
-    """A pointer of ctypes that stays one. A plain integer would be passed on as 32 bits."""
+    """A pointer. As a return type it stays one; a plain integer would be passed on as 32 bits."""
 
 
 class Endpoint(ctypes.Structure):
-    """TF_Output: an operation, and which of its outputs."""
+    """TF_Output: an operation, and the index of its output."""
 
     _fields_ = (("operation", ctypes.c_void_p), ("index", ctypes.c_int))
 
@@ -138,8 +151,8 @@ RETURN_TYPES = {
 }
 
 
-def load_library(folder, *, xla=False):
-    """Load libtensorflow_cc, with XLA off, for the whole process: in a server it is off."""
+def load_library(folder: pathlib.Path | str, *, xla: bool = False) -> ctypes.CDLL:
+    """Load libtensorflow_cc. XLA is off for the whole process, as in a server."""
     for name in ("libtensorflow_framework", "libtensorflow_cc"):
         file = next(pathlib.Path(folder).glob(f"{name}.*"))
         library = ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)
@@ -152,13 +165,17 @@ def load_library(folder, *, xla=False):
 
 
 class Session:
-    """The graph with the tag `serve` of an export; `library` as loaded above. Any thread may run.
+    """The graph with the tag `serve` of an export, in a session. Any thread may call `run`.
+
+    Arguments:
+        library: as `load_library` returns it.
+        export: the folder of a version.
 
     Raises:
-        Refused: when the export does not load.
+        Refused: if the export does not load.
     """
 
-    def __init__(self, library, export):
+    def __init__(self, library: ctypes.CDLL, export: pathlib.Path | str) -> None:
         self.library = library
         self.graph = library.TF_NewGraph()
         options, tags = library.TF_NewSessionOptions(), (ctypes.c_char_p * 1)(b"serve")
@@ -168,16 +185,17 @@ class Session:
         )
         self.check(status)
 
-    def check(self, status):
+    def check(self, status: Pointer) -> None:
+        """Delete the status; raise Refused if it is an error."""
         code = self.library.TF_GetCode(status)
         message = self.library.TF_Message(status).decode(errors="replace")
         self.library.TF_DeleteStatus(status)
         if code:
             raise Refused(code, message)
 
-    def run(self, feeds, fetches):
-        """{tensor: array}, [tensor] -> {tensor: array}; raises Refused."""
-        ends = self.endpoints(feeds), self.endpoints(fetches)
+    def run(self, feeds: Arrays, fetches: list[str]) -> Arrays:
+        """Run the graph: {tensor: array}, [tensor] -> {tensor: array}. An error raises Refused."""
+        ends = self.endpoints(list(feeds)), self.endpoints(fetches)
         tensors = [self.tensor(array) for array in feeds.values()]
         fetched = (Pointer * len(fetches))()
         status = self.library.TF_NewStatus()
@@ -198,17 +216,19 @@ class Session:
                 if tensor:
                     self.library.TF_DeleteTensor(tensor)
 
-    def endpoints(self, names):
-        found = (Endpoint * len(names))()
-        for endpoint, name in zip(found, names, strict=True):
+    def endpoints(self, names: list[str]) -> ctypes.Array[Endpoint]:
+        """Return the TF_Outputs of tensors, named as "operation:index"."""
+        endpoints = (Endpoint * len(names))()
+        for endpoint, name in zip(endpoints, names, strict=True):
             operation, index = name.split(":")
             pointer = self.library.TF_GraphOperationByName(self.graph, operation.encode())
             if not pointer:
                 raise Refused(5, f"the graph has no operation {operation!r}")
             endpoint.operation, endpoint.index = pointer.value, int(index)
-        return found
+        return endpoints
 
-    def tensor(self, array):
+    def tensor(self, array: np.ndarray) -> Pointer:
+        """Return a new TF_Tensor with the content of the array. The caller deletes it."""
         strings = array.dtype == object
         size = array.size * TSTRING_BYTES if strings else array.nbytes
         tensor = self.library.TF_AllocateTensor(
@@ -226,32 +246,31 @@ class Session:
             self.library.TF_StringCopy(place, item, ctypes.c_size_t(len(item)))
         return tensor
 
-    def string(self, tensor, index):
+    def string(self, tensor: Pointer, index: int) -> Pointer:
+        """Return the place of a string in a TF_Tensor."""
         return Pointer(self.library.TF_TensorData(tensor).value + index * TSTRING_BYTES)
 
-    def array(self, tensor):
+    def array(self, tensor: Pointer) -> np.ndarray:
+        """Return the content of a TF_Tensor."""
         number = self.library.TF_TensorType(tensor)
-        names = [name for name, each in DATA_TYPES.items() if each == number]
+        names = [name for name, known in DATA_TYPES.items() if known == number]
         if not names:
             raise Refused(3, f"the output has the type number {number}; expected a type of NumPy")
         shape = [self.library.TF_Dim(tensor, i) for i in range(self.library.TF_NumDims(tensor))]
         if number != STRING:
             size = self.library.TF_TensorByteSize(tensor)
-            data = ctypes.string_at(self.library.TF_TensorData(tensor), size)
-            return np.frombuffer(data, names[0]).reshape(shape)
+            content = ctypes.string_at(self.library.TF_TensorData(tensor), size)
+            return np.frombuffer(content, names[0]).reshape(shape)
         array = np.empty(math.prod(shape), object)
         for index in range(array.size):
             place = self.string(tensor, index)
-            text, size = (
-                self.library.TF_StringGetDataPointer(place),
-                self.library.TF_StringGetSize(place),
-            )
-            array[index] = ctypes.string_at(text, size)
+            size = self.library.TF_StringGetSize(place)
+            array[index] = ctypes.string_at(self.library.TF_StringGetDataPointer(place), size)
         return array.reshape(shape)
 
 
-def write_message(stream, header, arrays):
-    """Write the JSON line of `header`, and {name: array} behind it."""
+def write_message(stream: IO[bytes], header: dict[str, Any], arrays: Arrays) -> None:
+    """Write a message: the header, and the tensors {name: array}."""
     tensors, parts = [], []
     for name, array in arrays.items():
         items = list(array.flat) if array.dtype == object else [array.tobytes()]
@@ -263,8 +282,8 @@ def write_message(stream, header, arrays):
     stream.flush()
 
 
-def read_message(stream):
-    """(header, {name: array}) of the next message; EOFError where there is none."""
+def read_message(stream: IO[bytes]) -> tuple[dict[str, Any], Arrays]:
+    """Return (header, {name: array}) of the next message. The end of the stream raises EOFError."""
     line = stream.readline()
     if not line:
         raise EOFError
@@ -281,14 +300,17 @@ def read_message(stream):
     return header, arrays
 
 
-def most_memory():
-    """The most that this process has held, in bytes; `ru_maxrss` would begin with its parent's."""
+def most_memory() -> int:
+    """Return the most memory that this process has held, in bytes.
+
+    `ru_maxrss` begins with the parent's, so the status file is read.
+    """
     status = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
-def main(libraries, export):
-    """In the child: answer each message with one."""
+def main(libraries: str, export: str) -> None:
+    """Answer each message of stdin with one on stdout; this runs in the child."""
     try:
         session = Session(load_library(libraries), export)
     except Refused as refused:
@@ -298,7 +320,8 @@ def main(libraries, export):
             header, feeds = read_message(sys.stdin.buffer)
         except EOFError:
             return
-        answer, outputs = {}, {}
+        answer: dict[str, Any] = {}
+        outputs: Arrays = {}
         try:
             outputs = session.run(feeds, header["fetches"]) if header["fetches"] else {}
         except Refused as refused:

@@ -1,14 +1,16 @@
 """The model card: what an export is, where it comes from, what it takes, and what it cannot do.
 
-`facts` are the same at every export of a model and lie in the version, card.json; the card beside
-the versions adds what was measured at the export, and README.md is the same for people.
+The `facts` of a model are the same in every export of it. They lie in the version as card.json. The
+card beside the versions adds what was measured at the export. README.md says the same for people.
 """
 
 import importlib.metadata
 import json
 import os
 import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import keras
@@ -22,7 +24,7 @@ from zoo.serving import signatures
 from zoo.text import percent
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
-# As keras.datasets and, for the digits, the UCI repository state it.
+# As keras.datasets states them, and for the digits the UCI repository.
 _LICENCES = {
     "digits": "Optical Recognition of Handwritten Digits, UCI; CC BY 4.0",
     "mnist": "Yann LeCun and Corinna Cortes, derived from NIST; CC BY-SA 3.0",
@@ -31,70 +33,92 @@ _LICENCES = {
     "cifar100": "Alex Krizhevsky; the site states no licence",
     "svhn_cropped": "Netzer et al.; for non-commercial use only, says its site",
 }
-_UNKNOWN = "not recorded: look where the data come from before the model is passed on"
+_UNKNOWN = "not recorded; find the licence of the data before you pass the model on"
 
 
 class RepeatError(ZooError, ValueError):
-    """Runs that are not the same training with other seeds."""
+    """Runs that differ in more than the seed."""
 
     exit_code = 2
 
 
-def record(run):
-    """Return the record of a run: {"recipe", "versions", "results"}.
+def record(run: Path | str) -> dict[str, Any]:
+    """Return the record of a run folder: {"recipe", "versions", "results"}.
 
-    With "repeats", a list of the same of other seeds' runs, the card has their mean and spread.
+    Add "repeats", a list of the records of other seeds, and the card has their mean and spread.
     """
-    run = Run(run)
-    return {"recipe": run.record, "versions": run.versions, "results": run.results}
+    files_of_run = Run(run)
+    return {
+        "recipe": files_of_run.record,
+        "versions": files_of_run.versions,
+        "results": files_of_run.results,
+    }
 
 
-def repeat(run_or_export):
+def repeat(run_or_export: Path) -> dict[str, Any]:
     """Return the `record` of a run folder, or of an export that was made of one.
 
     Raises:
-        RepeatError: for an unfinished run, or an export whose card knows no training.
+        RepeatError: for an unfinished run, or an export whose card has no training.
     """
     if Run(run_or_export).is_finished:
         return record(run_or_export)
     try:
-        told = exports.card(exports.find_version(run_or_export))
+        facts = exports.card(exports.find_version(run_or_export))
     except FileNotFoundError:
         raise RepeatError(f"{run_or_export} is neither a finished run nor an export.") from None
-    if not told["training"]:
-        raise RepeatError(f"The card of {run_or_export} knows no training: it is of a file.")
-    return again(told)
+    if not facts["training"]:
+        raise RepeatError(
+            f"The card of {run_or_export} has no training: it was exported from a file."
+        )
+    return again(facts)
 
 
-def again(told):
+def again(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `record` that a card was made of, with the repeats of other seeds."""
-    if not (training := told["training"]):
-        return {"source": told["source"]}
-    results = {**training, **told["results"], "train_examples": told["data"]["training_images"]}
+    if not (training := facts["training"]):
+        return {"source": facts["source"]}
+    results = {**training, **facts["results"], "train_examples": facts["data"]["training_images"]}
     versions = {**training, "dirty": training["uncommitted_changes"]}
     first = {"recipe": training, "versions": versions, "results": results}
 
     def other(seed, errors, seconds):
-        found = {"errors": errors, "error_percent": 100 * errors / results["examples"]}
+        measured = {"errors": errors, "error_percent": 100 * errors / results["examples"]}
         return {
             "recipe": training,
             "versions": {**versions, "seed": seed},
-            "results": {**results, **found, "seconds": seconds},
+            "results": {**results, **measured, "seconds": seconds},
         }
 
-    seeds = (told["seeds"][each][1:] for each in ("seeds", "errors", "seconds"))
-    return {**first, "repeats": list(map(other, *seeds)), "source": told["source"]}
+    others = (facts["seeds"][column][1:] for column in ("seeds", "errors", "seconds"))
+    return {**first, "repeats": list(map(other, *others)), "source": facts["source"]}
 
 
-def source(file):
+def source(file: Path | str) -> dict[str, Any]:
     """Return the source of a .keras file: {"source": its name and SHA-256}."""
     return {"source": {"file": Path(file).name, "sha256": files.sha256(file)}}
 
 
-def facts(model, labels, *, record, weights, top_k, exits, tolerance):
-    """Return the facts that are the same in every export of a model, as JSON has them.
+def facts(
+    model: keras.Model,
+    labels: Sequence[str],
+    *,
+    record: Mapping[str, Any] | None,
+    weights: Sequence[str],
+    top_k: int,
+    exits: Sequence[str],
+    tolerance: float,
+) -> dict[str, Any]:
+    """Return the facts that are the same in every export of a model, for JSON.
 
-    `weights` names the factories, "nin" and "nin_dsn", that the weights fit.
+    Arguments:
+        model: a functional model, pixels in, logits out.
+        labels: the label names, in the order of the classes.
+        record: as `record` returns it. Without one, the card says that nothing is known.
+        weights: those of "nin" and "nin_dsn" that take the weights.
+        top_k: how many classes an answer names.
+        exits: the depths that the signature `exits` answers for.
+        tolerance: largest difference of a probability from Keras.
     """
     record = record or {}
     recipe, results = record.get("recipe"), record.get("results")
@@ -123,39 +147,41 @@ def facts(model, labels, *, record, weights, top_k, exits, tolerance):
     }
 
 
-def over_seeds(records):
-    """The test errors of the same training with several seeds, of `record` each: a dictionary.
+def over_seeds(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the test errors of one training with several seeds, given the `record` of each.
 
     Raises:
-        RepeatError: for runs that differ in more than the seed, or two of one seed.
+        RepeatError: for runs that differ in more than the seed, or two runs of one seed.
     """
-    # What "auto" chose, by the processor, counts too; and which teacher it was that lay there.
+    # "auto" is a precision that the processor decides, and another teacher may lie at the same
+    # path. So what was used counts, and not the field alone.
     fields = [
         {
-            **each["recipe"]["fields"],
+            **record["recipe"]["fields"],
             "seed": None,
-            "precision": each["versions"].get("precision"),
-            "teacher": each["results"].get("teacher"),
+            "precision": record["versions"].get("precision"),
+            "teacher": record["results"].get("teacher"),
         }
-        for each in records
+        for record in records
     ]
-    for each, other in zip(records, fields, strict=True):
+    seeds = [record["versions"]["seed"] for record in records]
+    for record, seed, other in zip(records, seeds, fields, strict=True):
         differing = sorted(k for k in {*fields[0], *other} if fields[0].get(k) != other.get(k))
-        if differing or each["recipe"]["recipe"] != records[0]["recipe"]["recipe"]:
+        if differing or record["recipe"]["recipe"] != records[0]["recipe"]["recipe"]:
             raise RepeatError(
-                f"The runs of seeds {records[0]['versions']['seed']} and {each['versions']['seed']}"
-                f" differ in more than the seed: {', '.join(differing) or 'the recipe'}."
+                f"The runs of seeds {seeds[0]} and {seed} differ in more than the seed: "
+                f"{', '.join(differing) or 'the recipe'}."
             )
-    seeds = [each["versions"]["seed"] for each in records]
     if len(set(seeds)) < len(seeds):
         raise RepeatError(f"Two runs have the same seed; received runs of the seeds {seeds}.")
-    percent = [each["results"]["error_percent"] for each in records]
+    results = [record["results"] for record in records]
+    percents = [result["error_percent"] for result in results]
     return {
         "seeds": seeds,
-        "errors": [each["results"]["errors"] for each in records],
-        "seconds": [round(each["results"]["seconds"]) for each in records],
-        "mean_error_percent": statistics.fmean(percent),
-        "deviation_percent": statistics.stdev(percent) if len(percent) > 1 else None,
+        "errors": [result["errors"] for result in results],
+        "seconds": [round(result["seconds"]) for result in results],
+        "mean_error_percent": statistics.fmean(percents),
+        "deviation_percent": statistics.stdev(percents) if len(percents) > 1 else None,
     }
 
 
@@ -196,16 +222,18 @@ def _results(results):
     }
 
 
-def fingerprint(version):
-    """TensorFlow's hashes of a SavedModel: of its bytes, program, signatures and weights."""
-    found = tf.saved_model.experimental.read_fingerprint(str(version))
-    names = ("graph_def_program_hash", "signature_def_hash", "saved_object_graph_hash")
-    names += ("saved_model_checksum", "checkpoint_hash")
-    return {name: f"{getattr(found, name):016x}" for name in names}
+def fingerprint(version: Path) -> dict[str, str]:
+    """Return TensorFlow's hashes of a SavedModel: of its bytes, program, signatures and weights."""
+    hashes = tf.saved_model.experimental.read_fingerprint(str(version))
+    names = "graph_def_program_hash signature_def_hash saved_object_graph_hash"
+    names += " saved_model_checksum checkpoint_hash"
+    return {name: f"{getattr(hashes, name):016x}" for name in names.split()}
 
 
-def of_version(version, facts, speed):
-    """The facts and what was measured; `speed` is {batch: seconds}."""
+def of_version(
+    version: Path, facts: Mapping[str, Any], speed: Mapping[int, float]
+) -> dict[str, Any]:
+    """Return the facts and what was measured; `speed` is {batch size: seconds for a batch}."""
     files = [path for path in version.rglob("*") if path.is_file()]
     return {
         "name": version.parent.name,
@@ -214,27 +242,28 @@ def of_version(version, facts, speed):
         "bytes": sum(path.stat().st_size for path in files),
         "speed": {
             "milliseconds": {str(batch): round(1000 * s, 3) for batch, s in speed.items()},
-            "of": "serving_default through TensorFlow's C API, the best of a few tries",
+            "of": "serving_default through TensorFlow's C API, the fastest of a few runs",
             "hardware": f"{len(os.sched_getaffinity(0))} cores of {provenance.processor()}",
         },
     }
 
 
-def as_json(told):
-    """The text of card.json."""
-    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+def as_json(facts: Mapping[str, Any]) -> str:
+    """Return the text of card.json."""
+    return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
 
 
-def page(base, told):
-    """The text of README.md, for a model whose versions lie in `base`."""
+def page(version: Path, facts: dict[str, Any]) -> str:
+    """Return the text of README.md for the card of a version, as `of_version` makes it."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["flatten"] = keras.tree.flatten  # one teacher, or an ensemble's list
+    environment.filters["flatten"] = keras.tree.flatten  # a teacher, or a list of them
     environment.filters["percent"] = percent
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    pictures = sorted(path.name for path in (base / "examples").glob("*.png"))
-    return template.render(told, pictures=pictures)
+    pictures = sorted(path.name for path in (version / exports.EXAMPLES).glob("*.png"))
+    examples = f"{version.name}/{exports.EXAMPLES}"
+    return template.render(facts, examples=examples, picture=pictures[0])

@@ -1,4 +1,4 @@
-"""Ask a server: classify images, and compare its answers with Keras'."""
+"""Classify images with a server, and compare its answers with Keras'."""
 
 import base64
 import json
@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from zoo import tables
-from zoo.serving import examples, rest_client
+from zoo.serving import example_requests, rest_client
 from zoo.serving.servers import EXPECTED, Refused, ServerError
 
 __all__ = ["Refused", "ServerError", "check", "connect", "show_predictions"]
@@ -17,10 +17,13 @@ TOLERANCE = 1e-5
 
 
 def connect(url: str, *, timeout: float = 10.0, retries: int = 2) -> Any:
-    """A server's model: an object with `post` and `status`. `timeout` is in seconds per try.
+    """Return a server's model: an object with `post` and `status`.
 
-    `url` is http://HOST:8501/v1/models/NAME, with /versions/N behind it for one version; or the
-    same with grpc:// and port 8500.
+    Arguments:
+        url: http://HOST:8501/v1/models/NAME, or grpc://HOST:8500/v1/models/NAME. Add /versions/N
+            for one version.
+        timeout: seconds for each try.
+        retries: how often a request without an answer is sent again.
 
     Raises:
         ValueError: for another URL.
@@ -38,10 +41,10 @@ def connect(url: str, *, timeout: float = 10.0, retries: int = 2) -> Any:
 
 
 def show_predictions(server: Any, images: Sequence[Path], top: int) -> None:
-    """Print the `top` classes of each image file, or as many as the export names."""
+    """Print the `top` most probable classes of each image file, or as many as the export names."""
     ranked: list = []
     classes = 0
-    for image in images:  # one by one: in a batch, one bad image costs the others their answers
+    for image in images:  # one at a time: in a batch, one bad image makes all of them fail
         encoded = base64.b64encode(image.read_bytes()).decode()
         body = {"signature_name": "predict_bytes", "instances": [{"b64": encoded}]}
         try:
@@ -54,28 +57,35 @@ def show_predictions(server: Any, images: Sequence[Path], top: int) -> None:
 
 
 def check(server: Any, folder: Path, tolerance: float | None = None) -> bool:
-    """Whether a server answers the examples in `folder` as Keras did; prints a line for each.
+    """Return whether a server answers the examples as Keras did; print a line for each.
 
-    A probability may differ from Keras' by `tolerance`. By default that is what the card says, and
-    at least 1e-5, since the server's processor may round otherwise than that of the export.
+    Arguments:
+        server: as `connect` returns it.
+        folder: an export, one of its versions, or a folder of examples.
+        tolerance: largest difference of a probability. Default: that of the card, and at least
+            1e-5, since the server's processor may round otherwise than that of the export.
 
     Raises:
         FileNotFoundError: if there are no examples.
         ServerError: if there is no answer.
     """
-    stored, good = examples.read(folder), True
+    folder = example_requests.find(folder)
+    stored, good = example_requests.read(folder), True
     labels = (folder.parent / "labels.txt").read_text(encoding="utf-8").splitlines()
     card = json.loads((folder.parent / "card.json").read_text(encoding="utf-8"))
     tolerance = max(TOLERANCE, card["tolerance"]) if tolerance is None else tolerance
     for example in stored:
         try:
-            answered = server.post(example.method, example.request)
+            answer = server.post(example.method, example.request)
         except Refused as refused:
             good = False
             print(f"wrong  {example.name}: {refused}")
             continue
-        off = examples.difference(example, answered, labels)
-        good &= off <= tolerance
-        verdict = "right" if off <= tolerance else "wrong"
-        print(f"{verdict}  {example.name}: off by {off:.1e} at most; {tolerance:.0e} allowed")
+        difference = example_requests.difference(example, answer, labels)
+        good &= difference <= tolerance
+        verdict = "right" if difference <= tolerance else "wrong"
+        print(
+            f"{verdict}  {example.name}: largest difference {difference:.1e}; "
+            f"{tolerance:.0e} allowed"
+        )
     return good

@@ -1,30 +1,32 @@
-"""Other forms of an export, made from its SavedModel and compared with it on its examples.
+"""Other formats of an export: ONNX and LiteRT, made from its SavedModel and compared with Keras.
 
     saved_models/NAME/exports/{VERSION.onnx, VERSION.tflite}
 
-Both take `serving_default` alone: neither runtime decodes files.
+Both have `serving_default` alone, since neither runtime decodes files.
 """
 
 import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from zoo import exports, files
 from zoo.exports import ExportError
-from zoo.serving import examples
-from zoo.serving.asked import feeds_of
+from zoo.serving import example_requests
+from zoo.serving.server_runtime import feeds_of
 
 NEEDED = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
 SUFFIX = {"onnx": "onnx", "litert": "tflite"}
 TOLERANCE = 1e-5
 
 
-def check_installed(forms):
-    """Raise ExportError for a form that is not known, or whose packages are not installed."""
+def check_installed(forms: Iterable[str]) -> None:
+    """Raise ExportError for a format that is not known, or whose packages are not installed."""
     for form in forms:
         if form not in NEEDED:
             raise ExportError(f"Received the form {form!r}; expected {' or '.join(NEEDED)}.")
@@ -36,12 +38,19 @@ def check_installed(forms):
                 )
 
 
-def convert(version, form):
-    """(path, furthest that a probability is off Keras' on the examples) of "onnx" or "litert".
+def convert(version: Path, form: str) -> tuple[Path, float]:
+    """Write a version in another format and compare it with Keras on the examples.
+
+    Arguments:
+        version: the folder of the version.
+        form: "onnx" or "litert".
+
+    Returns:
+        The path, and the largest difference of a probability.
 
     Raises:
-        ExportError: when a package is missing, or the result differs by more than 1e-5 and
-            more than its card allows.
+        ExportError: if a package is missing, or if a probability differs by more than 1e-5 and by
+            more than the card allows.
     """
     check_installed([form])
     path = version.parent / "exports" / f"{version.name}.{SUFFIX[form]}"
@@ -49,28 +58,33 @@ def convert(version, form):
     make, ask = {"onnx": (make_onnx, ask_onnx), "litert": (make_litert, ask_litert)}[form]
     with files.whole(path) as partial:
         make(version, partial)
-        off = _difference(version, lambda images: ask(partial, images))
+        difference = _difference(version, lambda images: ask(partial, images))
         allowed = max(TOLERANCE, exports.card(version)["tolerance"])
-        if not off <= allowed:
-            raise ExportError(f"{form} of {version} differs by {off:.2g}; {allowed:.0e} allowed.")
-    return path, off
+        if not difference <= allowed:
+            raise ExportError(
+                f"{form} of {version} differs from Keras by {difference:.2g}; {allowed:.0e} is "
+                "allowed."
+            )
+    return path, difference
 
 
-def _difference(version, ask):
-    """Compare with Keras' answers for all the images of the examples, with 1 and with several."""
-    stored = {each.name: each for each in examples.read(version / exports.EXAMPLES)}
+def _difference(version: Path, ask: Callable[[np.ndarray], np.ndarray]) -> float:
+    """Return the largest difference from Keras on the examples, as one batch and as one image."""
+    stored = {e.name: e for e in example_requests.read(version / exports.EXAMPLES)}
     files = feeds_of(stored["predict_bytes"])["image_bytes"]
     channels = exports.card(version)["input"]["shape"][-1]
-    images = np.float32([tf.io.decode_png(file, channels=channels) for file in files])
+    decoded = [tf.io.decode_png(file, channels=channels) for file in files]
+    images = np.stack(decoded).astype("float32")
     rows = stored["predict_bytes"].expected["predictions"]
-    expected = np.float64([row["probabilities"] for row in rows])
-    off = [np.abs(ask(images) - expected).max(), np.abs(ask(images[:1]) - expected[:1]).max()]
-    return float(max(off))
+    expected = np.array([row["probabilities"] for row in rows])
+    of_batch, of_one = ask(images) - expected, ask(images[:1]) - expected[:1]
+    return float(max(np.abs(of_batch).max(), np.abs(of_one).max()))
 
 
-def make_onnx(version, file):
-    """Write the ONNX form of `serving_default`."""
-    # Of tf2onnx the command line is what is documented; it prints, and keeps TensorFlow's state.
+def make_onnx(version: Path, file: Path) -> None:
+    """Write `serving_default` as ONNX."""
+    # tf2onnx documents its command line alone. In a process of its own it cannot change the state
+    # of TensorFlow here, nor print.
     command = [sys.executable, "-m", "tf2onnx.convert", "--saved-model", str(version)]
     command += ["--tag", "serve", "--signature_def", "serving_default", "--output", str(file)]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
@@ -79,8 +93,8 @@ def make_onnx(version, file):
         raise ExportError(f"tf2onnx failed on {version}: {child.stderr[-1000:]}")
 
 
-def ask_onnx(file, images):
-    """onnxruntime's probabilities (n, classes) for float32 pixels (n, h, w, c)."""
+def ask_onnx(file: Path, images: np.ndarray) -> np.ndarray:
+    """Return onnxruntime's probabilities (n, classes) for float32 pixels (n, h, w, c)."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
@@ -88,16 +102,16 @@ def ask_onnx(file, images):
     return session.run(["probabilities"], {image.name: images})[0]
 
 
-def make_litert(version, file):
-    """Write the LiteRT form of `serving_default`."""
+def make_litert(version: Path, file: Path) -> None:
+    """Write `serving_default` for LiteRT."""
     converter = tf.lite.TFLiteConverter.from_saved_model(
         str(version), signature_keys=["serving_default"]
     )
     file.write_bytes(converter.convert())
 
 
-def ask_litert(file, images):
-    """LiteRT's probabilities (n, classes) for float32 pixels (n, h, w, c)."""
+def ask_litert(file: Path, images: np.ndarray) -> np.ndarray:
+    """Return LiteRT's probabilities (n, classes) for float32 pixels (n, h, w, c)."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(file))

@@ -1,11 +1,8 @@
 """Export a model as a SavedModel that answers rightly, or with a clear error, whatever it is sent.
 
-    saved_models/NAME/{README.md, card.json, labels.txt, examples/, VERSION/}
-    VERSION/{saved_model.pb, variables/, assets.extra/, SHA256SUMS}
-
-TF Serving loads a version as soon as its number appears, checks no shapes, and dies with a kernel
-that aborts. So a version is written in a hidden folder, run there as the server will run it, and
-renamed; and every check of an input is an operation of the graph.
+`zoo.exports` describes the files. TF Serving loads a version as soon as its number appears, checks
+no shapes, and dies with a kernel that aborts. So a version is written in a hidden folder, run there
+as the server will run it, and renamed. Every check of an input is an operation of the graph.
 """
 
 import contextlib
@@ -13,6 +10,8 @@ import pathlib
 import shutil
 import tempfile
 import uuid
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,65 +23,66 @@ from zoo.exports import ExportError
 from zoo.models import pretrained
 from zoo.precision import in_float32
 from zoo.saving import shipped, supervised
-from zoo.serving import card, examples, signatures, verifying, warmup
-from zoo.serving.asked import Asked
+from zoo.serving import card, example_requests, signatures, verifying, warmup
+from zoo.serving.server_runtime import ServerRuntime
 
-# The runtime fuses operations that Keras runs one by one, and float32 rounds otherwise: on AVX-512
-# by up to 1.5e-6 of a probability (benchmarks/serving.py), where 1e-6 refused a right export.
+# The runtime fuses operations that Keras runs one by one, so float32 rounds otherwise. On AVX-512
+# a probability differs by up to 1.5e-6 (benchmarks/serving.py), and 1e-6 refused a right export.
 TOLERANCE = 1e-5
+_VERSION_CHOICE = "Leave version out to write the next one."
 
 
 def export_savedmodel(
-    model,
-    labels,
-    directory,
+    model: keras.Model,
+    labels: Sequence[str],
+    directory: pathlib.Path | str,
     *,
-    version=None,
-    top_k=5,
-    exits=False,
-    images=None,
-    image_names=None,
-    record=None,
-    keras_file=None,
-    tolerance=None,
-):
-    """Write `model` as a new version under `directory`, checked, and published by one rename.
+    version: int | None = None,
+    top_k: int = 5,
+    exits: bool = False,
+    images: np.ndarray | None = None,
+    image_names: Sequence[str] | None = None,
+    record: dict[str, Any] | None = None,
+    keras_file: pathlib.Path | str | None = None,
+    tolerance: float | None = None,
+) -> pathlib.Path:
+    """Write `model` as a new version under `directory`, check it, and publish it by one rename.
 
-    The signature `serving_default` takes `images`, (batch, h, w, c) float32 pixels in 0..255;
+    The signature `serving_default` takes `images`, (batch, h, w, c) float32 pixels in 0..255.
     `predict_bytes` takes `image_bytes`, (batch,) PNG or JPEG files, and resizes them to (h, w).
-    Both give `probabilities` (batch, classes), and `class_ids`, `classes` (the labels) and
-    `scores`, each (batch, k), of the k = min(top_k, classes) likeliest classes. `classify` takes
-    `inputs`, tf.Examples with such a file as `image/encoded`, and gives `classes` and `scores`.
-    They calculate in float32, also where the model does not, since processors round 16 bits each
-    in its own way and some are slow with them.
+    Both return `probabilities` (batch, classes), and for the k = min(top_k, classes) most probable
+    classes `class_ids`, `classes` (the labels) and `scores`, each (batch, k). `classify` takes
+    `inputs`, (batch,) tf.Examples with a file as `image/encoded`, and returns `classes` and
+    `scores`. All calculate in float32, also if the model does not: each processor rounds 16 bits in
+    its own way, and some are slow with them.
 
-    Beside the versions are a model card (README.md and card.json), labels.txt, and examples:
-    requests and Keras' answers. They are those of the newest version.
+    A model card lies beside the versions: README.md and card.json. It describes the newest version.
 
     Arguments:
-        model: a built functional model, pixels in, logits out; or anything with such a `trunk`, or
-            a `student`.
-        labels: one name a class, in the order of the logits.
-        directory: of the model, such as saved_models/digits; it holds the versions.
-        version: a positive integer; one more than the newest by default.
-        exits: whether to add the signature `exits`: `images` to the probabilities of every depth
-            of a `DeeplySupervised`, by the names of its layers and "output".
-        images: (n, h, w, c) uint8, the examples; by default two of noise. `image_names` name their
-            files.
-        record: what the card tells of the training, as `zoo.serving.card.record` reads it from a
-            run.
-        keras_file: the `.keras` file of the model, to travel with the version: what
-            `zoo.nin(weights=...)` reads. For the weights of companions, the one that has them.
-        tolerance: how far a probability may be off Keras'; 1e-5 by default.
+        model: a built functional model, pixels in, logits out; or a `DeeplySupervised` or
+            `Distiller` that trained one.
+        labels: one name for each class, in the order of the logits.
+        directory: the folder of the versions, such as saved_models/digits.
+        version: a positive integer. Default: one more than the newest.
+        exits: whether to add the signature `exits`. It takes `images`, and returns the
+            probabilities of every depth of a `DeeplySupervised` by the names of its layers and
+            "output".
+        images: (n, h, w, c) uint8 examples. Default: two images of noise.
+        image_names: the names of the examples' files, without `.png`.
+        record: the facts of the training for the card, as `zoo.serving.card.record` reads them
+            from a run.
+        keras_file: the `.keras` file of the model. It travels with the version, and
+            `zoo.nin(weights=...)` reads it. Give the file with companions to keep their weights.
+        tolerance: largest difference of a probability from Keras, in (0, 1). Default: 1e-5.
 
     Returns:
-        The path of the version. Until it is complete, only a hidden `.export-*` is there.
+        The path of the version. Until it is complete, there is only a hidden folder `.export-*`.
 
     Raises:
-        ExportError: for a model, labels or a version that cannot be served, a model in 16 bits that
-            cannot be made again in 32, under a Keras backend other than TensorFlow, or when the
-            written files do not answer as the model does.
-        FileExistsError: for a version that exists; versions are never overwritten.
+        ExportError: if the model, the labels or the version cannot be served; if a model in 16 bits
+            cannot be made again in 32; under a Keras backend other than TensorFlow; if the written
+            files do not answer as the model does.
+        FileExistsError: if the version exists. Versions are never overwritten.
     """
     labels, base = list(labels), pathlib.Path(directory)
     model, every_exit = _parts(model, exits)
@@ -90,7 +90,7 @@ def export_savedmodel(
     _check_labels(labels, model.output_shape[-1], top_k)
     _check_version(base, version)
     if tolerance is not None and not 0 < tolerance < 1:
-        raise ExportError(f"Received tolerance={tolerance}; expected it between 0 and 1, as 1e-5.")
+        raise ExportError(f"Received tolerance={tolerance}; expected a number between 0 and 1.")
     images, image_names = _check_images(model, images, image_names)
     probabilities, at_exits = _answers(model, every_exit, images)
     facts = card.facts(
@@ -113,7 +113,7 @@ def export_savedmodel(
         text = "".join(f"{label}\n" for label in labels)
         (draft / exports.LABELS).write_text(text, encoding="utf-8")
         folder = draft / exports.EXAMPLES
-        examples.write(folder, images, image_names, probabilities, labels, top_k, at_exits)
+        example_requests.write(folder, images, image_names, probabilities, labels, top_k, at_exits)
         first = (folder / f"{image_names[0]}.png").read_bytes()
         warmup.write(draft, base.name, images[0], first, exits=every_exit is not None)
         if keras_file:
@@ -129,55 +129,48 @@ def export_savedmodel(
 
 
 def _name_by_content(draft):
-    """Give the SavedModel an identifier of its hashes; at random, no two exports would be equal."""
+    """Name the SavedModel by its hashes. With the random name, no two exports would be equal."""
     file = draft / "fingerprint.pb"
-    found = fingerprint_pb2.FingerprintDef.FromString(file.read_bytes())
-    found.ClearField("uuid")
-    content = found.SerializeToString(deterministic=True).hex()
-    found.uuid = str(uuid.uuid5(uuid.NAMESPACE_OID, content).int)
-    file.write_bytes(found.SerializeToString(deterministic=True))
+    fingerprint = fingerprint_pb2.FingerprintDef.FromString(file.read_bytes())
+    fingerprint.ClearField("uuid")
+    content = fingerprint.SerializeToString(deterministic=True).hex()
+    fingerprint.uuid = str(uuid.uuid5(uuid.NAMESPACE_OID, content).int)
+    file.write_bytes(fingerprint.SerializeToString(deterministic=True))
 
 
 def _check_answers(draft, images):
-    """Seconds that the draft, found to answer as the model does, takes for a batch: {size: s}."""
+    """Check that the draft answers as the model does; return {batch size: seconds for a batch}."""
     checks = [verifying.graph(draft)]
-    with Asked(draft) as asked:
+    with ServerRuntime(draft) as server:
         if checks[0].passed:
-            checks += verifying.answers(asked, draft)
+            checks += verifying.answers(server, draft)
         for check in checks:
             if not check.passed:
-                hint = (
-                    " If it is rounding, give a larger tolerance."
-                    if "off by" in check.found
-                    else ""
+                hint = ""
+                if "largest difference" in check.found:
+                    hint = " If it is rounding, give a larger tolerance."
+                raise ExportError(
+                    f"The export failed the check {check.name!r}: {check.found}.{hint}"
                 )
-                raise ExportError(f"The export does not hold; {check.name}: {check.found}.{hint}")
-        return {batch: verifying.seconds(asked, images, batch) for batch in (1, 32)}
+        return {batch: verifying.seconds(server, images, batch) for batch in (1, 32)}
 
 
 def _describe(version, speed):
-    """Write the card, the labels and the examples of a version beside it, in `version.parent`."""
-    base = version.parent
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=base) as hidden:
-        copied = shutil.copytree(version / exports.EXAMPLES, pathlib.Path(hidden, "examples"))
-        if (base / "examples").exists():
-            (base / "examples").rename(pathlib.Path(hidden, "before"))
-        copied.rename(base / "examples")
-    files.write(base / "labels.txt", (version / exports.LABELS).read_bytes())
-    told = card.of_version(version, exports.card(version), speed)
-    files.write(base / "card.json", card.as_json(told))
-    files.write(base / "README.md", card.page(base, told))
+    """Write the card of a version beside it, in `version.parent`."""
+    facts = card.of_version(version, exports.card(version), speed)
+    files.write(version.parent / "card.json", card.as_json(facts))
+    files.write(version.parent / "README.md", card.page(version, facts))
 
 
 def _parts(model, exits):
-    """(what ships of a model, {depth: logits} as a model or None), both in float32"""
+    """Return (the model that ships, a model to {depth: logits} or None), both in float32."""
     within = supervised(model)
     if not exits:
         return in_float32(shipped(model)), None
     if not (within and within.companions):
         raise ExportError(
-            f"Received exits=True and {model!r}; expected a DeeplySupervised with companions, the "
-            "classifiers of the other depths."
+            f"Received exits=True and {model!r}; expected a DeeplySupervised with companions. They "
+            "are the classifiers of the other depths."
         )
     within = in_float32(within)
     return within.trunk, signatures.exits_of(within)
@@ -187,7 +180,7 @@ def _check_model(model):
     backend = keras.backend.backend()
     if backend != "tensorflow":
         raise ExportError(
-            f"The Keras backend is {backend}; expected tensorflow, since the server has XLA off. "
+            f"The Keras backend is {backend}; expected tensorflow, since a server has XLA off. "
             "Save the model and export it under KERAS_BACKEND=tensorflow."
         )
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
@@ -202,16 +195,16 @@ def _check_model(model):
             f"The model takes images {inputs[0].shape}; expected (None, height, width, channels) "
             "with fixed sizes and 1 or 3 channels. Build it with an input_shape."
         )
-    half = [each.name for each in model.layers if each.compute_dtype in ("bfloat16", "float16")]
+    half = [layer.name for layer in model.layers if layer.compute_dtype in ("bfloat16", "float16")]
     if half:
         raise ExportError(
             f"The layers {', '.join(half)} calculate in 16 bits, and the model cannot be made "
-            "again in float32; expected layers with a get_config, and none of them a Lambda."
+            "again in float32. Every layer needs a get_config, and none may be a Lambda."
         )
     if len(outputs[0].shape) != 2 or outputs[0].shape[-1] is None:
         raise ExportError(
-            f"The model gives {outputs[0].shape}; expected logits, (None, classes). Pool or "
-            "flatten what is left of the image."
+            f"The model gives {outputs[0].shape}; expected logits, (None, classes). End it with a "
+            "pooling or Flatten layer and a Dense layer."
         )
 
 
@@ -222,8 +215,10 @@ def _check_labels(labels, classes, top_k):
         if not isinstance(label, str) or label.splitlines() != [label]:
             raise ExportError(f"Received the label {label!r}; expected one line of text.")
     if len(set(labels)) < classes:
-        twice = sorted({label for label in labels if labels.count(label) > 1})
-        raise ExportError(f"Received the labels {twice} more than once; give each class its own.")
+        repeated = sorted({label for label in labels if labels.count(label) > 1})
+        raise ExportError(
+            f"Received the labels {repeated} more than once; give each class its own."
+        )
     if top_k < 1:
         raise ExportError(f"Received top_k={top_k}; expected 1 or more.")
 
@@ -231,17 +226,16 @@ def _check_labels(labels, classes, top_k):
 def _check_version(base, version):
     if base.name.isdecimal():
         raise ExportError(
-            f"Received the directory {base}; expected that of the versions, {base.parent}, with "
-            f"version={base.name} or none."
+            f"Received the directory {base}, which is a version; expected the folder of the "
+            f"versions, {base.parent}. {_VERSION_CHOICE}"
         )
     if version is None:
         return
-    if not isinstance(version, int) or not 0 < version < 2**63:  # a server passes over others
+    if not isinstance(version, int) or not 0 < version < 2**63:  # a server ignores others
         raise ExportError(f"Received version={version!r}; expected a positive integer below 2^63.")
     if version in exports.versions(base):
         raise FileExistsError(
-            f"{base / str(version)} exists, and a server may be reading it. Leave version out to "
-            "write the next one."
+            f"{base / str(version)} exists, and a server may be reading it. {_VERSION_CHOICE}"
         )
 
 
@@ -253,8 +247,8 @@ def _check_images(model, images, names):
     images = np.asarray(images)
     if not len(images) or images.dtype != "uint8" or images.shape[1:] != shape:
         raise ExportError(
-            f"Received example images {images.dtype} {images.shape}; expected uint8 of "
-            f"{('n', *shape)}, n of 1 or more."
+            f"Received example images {images.dtype} {images.shape}; expected uint8 "
+            f"{('n', *shape)} with n >= 1."
         )
     if not names or len(set(names)) < len(images):
         names = [f"{index:02d}" for index in range(len(images))]
@@ -262,33 +256,35 @@ def _check_images(model, images, names):
 
 
 def _answers(model, every_exit, images):
-    """Keras' probabilities for the examples, and those of every exit."""
+    """Return Keras' probabilities for the examples, and those of every exit."""
     images = images.astype("float32")
     with tf.device("CPU"):
         logits = tf.cast(model(images, training=False), "float32").numpy()
         exits = every_exit and every_exit(images, training=False)
     if not np.isfinite(logits).all():
-        raise ExportError("The model gives NaN or infinity for the examples. Did it diverge?")
+        raise ExportError(
+            "The model gives NaN or infinity for the examples. Did its training diverge?"
+        )
     if logits.min() >= 0 and np.allclose(logits.sum(axis=1), 1, atol=1e-2):
         raise ExportError(
-            "The model gives probabilities; expected logits, to which the export adds the softmax. "
-            "Export the model that ends before its own."
+            "The model gives probabilities; expected logits, since the export adds a softmax. "
+            "Export the model without its own softmax."
         )
     exits = exits and {depth: verifying.softmax(scores) for depth, scores in exits.items()}
     return verifying.softmax(logits), exits
 
 
 def _factories(keras_file, images, probabilities):
-    """Try which of `nin` and `nin_dsn` take the weights of the file by its name alone.
+    """Return which of "nin" and "nin_dsn" take the weights of the file without further arguments.
 
     Raises:
-        ExportError: for a file that does not answer as the model that is exported does.
+        ExportError: if the file does not answer as the model that is exported.
     """
     if keras_file is None:
         return []
     model = keras.models.load_model(keras_file, compile=False)
-    found, _ = _answers(_parts(model, exits=False)[0], None, images)
-    if found.shape != probabilities.shape or abs(found - probabilities).max() > TOLERANCE:
+    of_file, _ = _answers(_parts(model, exits=False)[0], None, images)
+    if of_file.shape != probabilities.shape or abs(of_file - probabilities).max() > TOLERANCE:
         raise ExportError(
             f"Received keras_file={str(keras_file)!r}, which does not answer as the model does; "
             "expected the file of the same trained model."
@@ -307,9 +303,11 @@ def _publish(draft, base, version):
     for path in [*draft.rglob("*"), draft]:
         files.flush(path)
     target = base / str(version or max(exports.versions(base), default=0) + 1)
-    # A rename fails over a version that appeared meanwhile, but not over an empty folder.
+    # A rename fails if a version appeared meanwhile, but it replaces an empty folder.
     if target.exists():
-        raise FileExistsError(f"{target} appeared during the export and was left as it is.")
+        raise FileExistsError(
+            f"{target} appeared during the export. It was left as it is. {_VERSION_CHOICE}"
+        )
     draft.rename(target)
     files.flush(base)
     return target

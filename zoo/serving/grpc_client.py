@@ -1,4 +1,7 @@
-"""A client of TensorFlow Serving's gRPC API: a third of the bytes, but it needs TensorFlow."""
+"""A client of TensorFlow Serving's gRPC API.
+
+It sends a third of the REST client's bytes, and needs TensorFlow.
+"""
 
 import re
 
@@ -12,8 +15,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from zoo.serving.asked import body_of, feeds_of
-from zoo.serving.examples import Example
+from zoo.serving.example_requests import Example
+from zoo.serving.server_runtime import body_of, feeds_of
 from zoo.serving.servers import EXPECTED, Refused, ServerError, retrying
 from zoo.text import reason
 
@@ -52,9 +55,9 @@ class Server:
     def status(self) -> dict[int, str]:
         """As `zoo.serving.rest_client.Server.status`."""
         request = self._addressed(get_model_status_pb2.GetModelStatusRequest())
-        found = self._call(self.models.GetModelStatus, request).model_version_status
+        statuses = self._call(self.models.GetModelStatus, request).model_version_status
         states = get_model_status_pb2.ModelVersionStatus.State
-        return {each.version: states.Name(each.state) for each in found}
+        return {status.version: states.Name(status.state) for status in statuses}
 
     def _predict(self, feeds, signature):
         request = self._addressed(predict_pb2.PredictRequest(), signature)
@@ -68,8 +71,8 @@ class Server:
         serialized = feeds["inputs"]
         request.input.example_list.examples.extend(map(tf.train.Example.FromString, serialized))
         result = self._call(self.predictions.Classify, request).result
-        rows = [each.classes for each in result.classifications]
-        return {"results": [[[each.label, each.score] for each in row] for row in rows]}
+        rows = [classification.classes for classification in result.classifications]
+        return {"results": [[[guess.label, guess.score] for guess in row] for row in rows]}
 
     def _addressed(self, request, signature=""):
         request.model_spec.name, request.model_spec.signature_name = self.name, signature
@@ -83,7 +86,7 @@ class Server:
                 return method(request, timeout=self.timeout)
             except grpc.RpcError as error:
                 kind = Refused if error.code() in WRONG else ServerError
-                told = f"{error.code().name}: {reason(error.details())}"
-                raise kind(f"grpc://{self.address} answers {told}") from error
+                message = f"{error.code().name}: {reason(error.details())}"
+                raise kind(f"grpc://{self.address} answers {message}") from error
 
         return retrying(ask, self.retries)

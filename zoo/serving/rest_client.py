@@ -66,5 +66,5 @@ def _parsed(status, body):
     except ValueError:
         start = body[:80].decode(errors="replace")
         raise ServerError(
-            f"The answer, status {status}, is no JSON: {start!r}. Is that TensorFlow Serving?"
+            f"The answer, status {status}, is not JSON: {start!r}. Is that TensorFlow Serving?"
         ) from None

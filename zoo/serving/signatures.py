@@ -1,8 +1,11 @@
 """The graph that a server runs. It answers rightly, or refuses in plain words.
 
-A server does not check an input signature, so every check of an input is an operation here, and
-stands before the first operation that could abort on what it refuses.
+A server does not check an input signature. So every check of an input is an operation of the graph,
+and comes before the first operation that could abort.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,12 +18,18 @@ PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 JPEG_START = b"\xff\xd8\xff"
 
 
-def module(model, labels, top_k, exits=None):
-    """Return (the module to save, its signatures by name) of a model.
+def module(
+    model: keras.Model, labels: Sequence[str], top_k: int, exits: keras.Model | None = None
+) -> tuple[tf.Module, dict[str, Any]]:
+    """Return (the module to save, its signatures by name).
 
-    The model maps pixels (batch, h, w, c) to logits. `exits` is a model that maps them to
-    {depth: logits}; it becomes a signature of its own. The module holds the weights alone: no
-    optimizer, and nothing of Keras.
+    The module holds the weights alone: no optimizer, and nothing of Keras.
+
+    Arguments:
+        model: maps pixels (batch, h, w, c) to logits.
+        labels: the label names, in the order of the classes.
+        top_k: how many classes an answer names.
+        exits: maps the same pixels to {depth: logits}. It becomes a signature of its own.
     """
     height, width, channels = model.input_shape[1:]
     images_spec = tf.TensorSpec((None, height, width, channels), tf.float32, "images")
@@ -33,14 +42,14 @@ def module(model, labels, top_k, exits=None):
 
 
 def _answering(model, labels, top_k, images_spec):
-    """Return the three signatures that answer for the output of the model."""
+    """Return the three signatures that answer with the output of the model."""
     height, width, channels = images_spec.shape[1:]
 
     def answer(images):
         probabilities = _softmax(model(_checked(images), training=False))
         scores, ids = tf.math.top_k(probabilities, min(top_k, len(labels)))
-        # Every output starts with the batch, without which a server neither batches nor answers
-        # by rows.
+        # The batch is the first dimension of every output. Otherwise a server neither batches
+        # requests nor answers in rows.
         return {
             "probabilities": probabilities,
             "class_ids": ids,
@@ -54,13 +63,13 @@ def _answering(model, labels, top_k, images_spec):
             return tf.image.resize(pixels, (height, width), "bilinear", antialias=True)
 
         image = tf.TensorSpec(images_spec.shape[1:], tf.float32)
-        # Each image that is being decoded may hold 50 MB of pixels.
+        # Each image may have 50 MB of pixels while it is decoded.
         images = tf.map_fn(decode, image_bytes, parallel_iterations=4, fn_output_signature=image)
         return answer(images)
 
     @tf.function(input_signature=[images_spec])
     def serving_default(images):
-        # Convolutions abort on another rank, and give a plausible answer for another size.
+        # Convolutions abort on another rank, and give a plausible answer to another size.
         return answer(tf.ensure_shape(images, images_spec.shape))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
@@ -70,7 +79,7 @@ def _answering(model, labels, top_k, images_spec):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
     def classify(inputs):
         answers = answer_bytes(_images_of_examples(tf.ensure_shape(inputs, [None])))
-        # The Classify API takes these two and no third.
+        # The Classify API allows these two alone.
         return {name: answers[name] for name in ("classes", "scores")}
 
     return {
@@ -81,7 +90,7 @@ def _answering(model, labels, top_k, images_spec):
 
 
 def _every_exit(exits, images_spec):
-    """Return the signature that answers for every depth."""
+    """Return the signature that answers with the output of every depth."""
 
     @tf.function(input_signature=[images_spec])
     def every_exit(images):
@@ -104,7 +113,7 @@ def _softmax(logits):
 
 def _images_of_examples(inputs):
     """Return the image files in serialized tf.Examples."""
-    # An error of the parser quotes what it could not parse.
+    # The parser's error quotes its whole input.
     small = tf.reduce_all(tf.strings.length(inputs) <= MAX_BYTES + 1024)
     message = f"an image of more than {MAX_BYTES} bytes, in a tf.Example"
     inputs = _refuse_unless(small, message, inputs)
@@ -112,7 +121,7 @@ def _images_of_examples(inputs):
     return tf.io.parse_example(inputs, feature)[IMAGE_FEATURE]
 
 
-def exits_of(supervised):
+def exits_of(supervised: keras.Model) -> keras.Model:
     """Return a model of all exits: pixels -> {layer: logits of its companion, "output": logits}.
 
     An early exit saves the layers above it: Teerapittayanon et al., BranchyNet, arXiv:1709.01686.
@@ -124,10 +133,11 @@ def exits_of(supervised):
 
 
 def _decode(encoded, channels):
-    """A PNG or JPEG file -> (height, width, channels) uint8.
+    """Decode a PNG or JPEG file -> (height, width, channels) uint8.
 
-    A megabyte can declare a gigabyte of pixels, so the size is read first, from the header. And ten
-    bytes can make libjpeg walk over all pixels once more, as a scan of a progressive file.
+    A megabyte can declare a gigabyte of pixels, so the size is read from the header first. A scan
+    of a progressive JPEG takes ten bytes and makes libjpeg walk over all pixels once more, so
+    scans are counted.
     """
     small = tf.strings.length(encoded) <= MAX_BYTES
     encoded = _refuse_unless(small, f"an image of more than {MAX_BYTES} bytes", encoded)
@@ -145,20 +155,20 @@ def _decode(encoded, channels):
     pixels = tf.reduce_prod(tf.cast(size, tf.int64))
     small = tf.reduce_all(size > 0) & (pixels <= MAX_PIXELS)
     encoded = _refuse_unless(small, f"an image of 0 or more than {MAX_PIXELS} pixels", encoded)
-    # Every scan begins with these two bytes, which never follow one another within one. Whatever
-    # else travels in a file has them by chance, once in 64 KiB: 256 times at the most. The
-    # operation is that of tf.strings.split, without its ragged tensors.
+    # Every scan begins with these two bytes, which no scan has within. Other data of a file have
+    # them by chance once in 64 KiB, which is 256 times at most. The operation is that of
+    # tf.strings.split, without its ragged tensors.
     pieces = tf.raw_ops.StringSplitV2(
         input=encoded[tf.newaxis], sep=b"\xff\xda", maxsplit=MAX_SCANS + 1
     ).values
     scans = tf.size(pieces) - 1
     few = is_png | (scans <= MAX_SCANS)
     encoded = _refuse_unless(few, f"an image of more than {MAX_SCANS} scans", encoded)
-    # It decodes PNG as well. The default, a faster DCT, is up to three grey levels off.
+    # It decodes PNG too. The default DCT is faster and differs by up to three grey levels.
     return tf.io.decode_jpeg(encoded, channels=channels, dct_method="INTEGER_ACCURATE")
 
 
 def _refuse_unless(condition, message, value):
-    """`value`, which nothing sees before the condition is known to hold."""
+    """Return `value`, once the condition is known to hold."""
     with tf.control_dependencies([tf.debugging.Assert(condition, [message])]):
         return tf.identity(value)

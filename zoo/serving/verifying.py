@@ -1,13 +1,15 @@
-"""Prove an export without a server: load it as TF Serving does, and ask it everything.
+"""Check an export without a server: load it as TF Serving does, and send it requests.
 
-The checks run from the folder alone, in the order of the table that `zoo verify` prints. Until the
-checksums agree and the graph is known, nothing is loaded.
+The checks need the folder alone. They run in the order of the table that `zoo verify` prints.
+Nothing is loaded until the checksums agree and the graph is known.
 """
 
 import itertools
 import json
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,15 +19,17 @@ from zoo import exports, measures
 from zoo.exports import ExportError
 from zoo.precision import in_float32
 from zoo.saving import shipped, supervised
-from zoo.serving import examples, hostile, signatures, warmup
+from zoo.serving import example_requests, hostile_inputs, signatures, warmup
 from zoo.serving._c_api import Stopped
-from zoo.serving.asked import Asked, body_of, feeds_of, read_graph
+from zoo.serving.server_runtime import Arrays, ServerRuntime, body_of, feeds_of, read_graph
 
-# TensorFlow's own, but not what a classifier does: Python, files, and XLA, which a server has off.
+# Operations of TensorFlow that a classifier does not need: Python, files, and XLA, which a server
+# has off.
 REFUSED = ("PyFunc", "Xla", "ReadFile", "WriteFile", "Print", "PyCall")
-# Of the largest files, and what the allocator keeps of them; 48 to 110 MB were measured.
+# More memory than this may not be held after the largest files; 48 to 110 MB were measured.
 MEMORY = 256 * 2**20
 _INTERNAL = {"_Arg", "_Retval"}
+# An error is clear if it holds one of these.
 _CLEAR = (
     *("not compatible with expected shape", "Expects arg[0] to be float", "the batch is empty"),
     *("Expects arg[0] to be string", "the images hold NaN or infinity", "Could not parse example"),
@@ -35,22 +39,31 @@ _CLEAR = (
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table: what was looked at, whether it holds, and what was found."""
+    """One line of the table: the name of the check, whether it passed, and what was found."""
 
     name: str
     passed: bool
     found: str
 
 
-def verify(directory, *, model=None, tolerance=None, timeout=60):
-    """A list of `Check`, of a version or of the newest in a folder; all passed means it can serve.
+def verify(
+    directory: Path | str,
+    *,
+    model: keras.Model | None = None,
+    tolerance: float | None = None,
+    timeout: float = 60,
+) -> list[Check]:
+    """Check a version, or the newest one in a folder. It can serve if all checks passed.
 
-    Answers are compared with those that Keras gave at the export, and with `model`, a Keras model,
-    if it is given: probabilities may differ by `tolerance`, by default what the card says. An
-    answer that takes longer than `timeout` seconds counts as none.
+    Arguments:
+        directory: a version, or the folder of the versions.
+        model: the Keras model that was exported. Its answers are compared too, beside those that
+            Keras gave at the export.
+        tolerance: largest difference of a probability. By default that of the card.
+        timeout: seconds. A later answer counts as none.
 
     Raises:
-        FileNotFoundError: where there is no export.
+        FileNotFoundError: if there is no export.
     """
     version = exports.find_version(directory)
     checks = [_check("checksums", _checksums, version)]
@@ -59,62 +72,72 @@ def verify(directory, *, model=None, tolerance=None, timeout=60):
     checks.append(graph(version))
     if not checks[1].passed:
         return checks
-    with Asked(version, timeout=timeout) as asked:
-        checks += [loads(asked), _check("card", _card, asked, version)]
+    with ServerRuntime(version, timeout=timeout) as server:
+        checks += [loads(server), _check("card", _card, server, version)]
         if not all(check.passed for check in checks):
             return checks
-        checks += answers(asked, version, model=model, tolerance=tolerance)
-        checks += _hostile(asked, version)
+        checks += answers(server, version, model=model, tolerance=tolerance)
+        checks += _hostile(server, version)
     if version.name.isdecimal() and (version.parent / "card.json").is_file():
         checks.append(beside(version))
     return checks
 
 
-def graph(version):
+def graph(version: Path) -> Check:
     """Check the operations of the graph, without loading it."""
     return _check("graph", _graph, version)
 
 
-def loads(asked):
+def loads(server: ServerRuntime) -> Check:
     """Check that the server's runtime loads the version; later checks need it."""
-    return _check("loads", _loads, asked)
+    return _check("loads", _loads, server)
 
 
-def beside(version):
-    """Check that card, labels and examples in the folder are those of its newest version."""
+def beside(version: Path) -> Check:
+    """Check that the files beside the versions describe the newest version."""
     return _check("beside it", _beside, version)
 
 
-def answers(asked, version, *, model=None, tolerance=None):
-    """Run the checks that compare right answers; `asked` is the version."""
+def answers(
+    server: ServerRuntime,
+    version: Path,
+    *,
+    model: keras.Model | None = None,
+    tolerance: float | None = None,
+) -> list[Check]:
+    """Run the checks that compare right answers; see `verify`. `server` has loaded `version`."""
     tolerance = exports.card(version)["tolerance"] if tolerance is None else tolerance
     labels = exports.labels(version)
-    stored = examples.read(version / exports.EXAMPLES)
+    stored = example_requests.read(version / exports.EXAMPLES)
     checks = [
-        _check(f"Keras, {each.name}", _example, asked, each, labels, tolerance) for each in stored
+        _check(f"Keras, {example.name}", _example, server, example, labels, tolerance)
+        for example in stored
     ]
     if model is not None:
         model = in_float32(model)  # as the export does
-        checks.append(_check("Keras, the model", _model, asked, model, tolerance))
-    checks.append(_check("warm-up", _warm_up, asked, version))
+        checks.append(_check("Keras, the model", _model, server, model, tolerance))
+    checks.append(_check("warm-up", _warm_up, server, version))
     images = _pixels(stored)
-    checks.append(_check("batches", _batches, asked, images, tolerance))
-    checks.append(_check("PNG and JPEG", _decoding, asked, images.shape[1:], tolerance))
+    checks.append(_check("batches", _batches, server, images, tolerance))
+    checks.append(_check("PNG and JPEG", _decoding, server, images.shape[1:], tolerance))
     return checks
 
 
-def seconds(asked, images, batch, budget=0.3):
-    """The shortest time in which `serving_default` answered a batch, in three tries to ten."""
+def seconds(server: ServerRuntime, images: np.ndarray, batch: int, budget: float = 0.3) -> float:
+    """Return the shortest time in which `serving_default` answered a batch, in seconds.
+
+    It is asked three times, and up to ten times while the sum is below `budget` seconds.
+    """
     images = np.resize(images, (batch, *images.shape[1:])).astype("float32")
-    times = []
+    times: list[float] = []
     while len(times) < 3 or (len(times) < 10 and sum(times) < budget):
         begun = time.perf_counter()
-        asked.answer("serving_default", {"images": images})
+        server.answer("serving_default", {"images": images})
         times.append(time.perf_counter() - begun)
     return min(times)
 
 
-def _check(name, function, *arguments):
+def _check(name: str, function: Callable[..., tuple[bool, str]], *arguments: object) -> Check:
     try:
         passed, found = function(*arguments)
     except (ExportError, Stopped, FileNotFoundError, ValueError, KeyError) as error:
@@ -129,11 +152,12 @@ def _checksums(version):
 def _graph(version):
     read = read_graph(version)
     functions = read.graph_def.library.function
-    nodes = [*read.graph_def.node, *itertools.chain(*(each.node_def for each in functions))]
-    operations = {node.op for node in nodes} - {each.signature.name for each in functions}
+    bodies = itertools.chain(*(function.node_def for function in functions))
+    nodes = [*read.graph_def.node, *bodies]
+    operations = {node.op for node in nodes} - {function.signature.name for function in functions}
     custom = [op for op in operations - _INTERNAL if not hasattr(tf.raw_ops, op)]
     wrong = [op for op in operations if any(word in op for word in REFUSED)]
-    wrong += [key for each in functions for key in each.attr if "XlaMustCompile" in key]
+    wrong += [key for function in functions for key in function.attr if "XlaMustCompile" in key]
     half = [
         f"{name}/{output}"
         for name, signature in read.signature_def.items()
@@ -146,140 +170,150 @@ def _graph(version):
     return True, f"{len(nodes)} nodes of {len(operations)} operations, all of TensorFlow's own"
 
 
-def _loads(asked):
+def _loads(server):
     begun = time.perf_counter()
-    asked.runtime.ask({}, [])
+    server.runtime.ask({}, [])
     seconds = time.perf_counter() - begun
     return True, f"through the C API, on the CPU, XLA off, in {seconds:.1f} s"
 
 
-def _card(asked, version):
+def _card(server, version):
     if not (version / exports.CARD).is_file():
         return False, f"there is no {exports.CARD}: an export of an older zoo; export it again"
-    told, labels = exports.card(version), exports.labels(version)
+    facts, labels = exports.card(version), exports.labels(version)
     expected = {"serving_default", "predict_bytes", "classify"}
-    if told["exits"]:
+    if facts["exits"]:
         expected.add("exits")
-    if set(asked.signatures) != expected:
-        return False, f"the signatures are {sorted(asked.signatures)}, not {sorted(expected)}"
-    found = f"{len(labels)} labels, {len(expected)} signatures, tolerance {told['tolerance']:.0e}"
-    return len(told["labels"]) == len(labels), found
+    if set(server.signatures) != expected:
+        return False, f"the signatures are {sorted(server.signatures)}, not {sorted(expected)}"
+    found = f"{len(labels)} labels, {len(expected)} signatures, tolerance {facts['tolerance']:.0e}"
+    return len(facts["labels"]) == len(labels), found
 
 
-def _example(asked, example, labels, tolerance):
-    answer = asked.answer(example.signature, feeds_of(example))
-    off = examples.difference(example, body_of(answer), labels)
+def _example(server, example, labels, tolerance):
+    answer = server.answer(example.signature, feeds_of(example))
+    difference = example_requests.difference(example, body_of(answer), labels)
     count = len(next(iter(answer.values())))
-    return off <= tolerance, f"{count} images, off by {off:.1e} at most; {tolerance:.0e} allowed"
+    return difference <= tolerance, f"{count} images, {_of(difference)}; {tolerance:.0e} allowed"
 
 
-def _model(asked, model, tolerance):
+def _model(server, model, tolerance):
     """Compare with the model itself: noise, black, white, and every exit."""
     trunk = shipped(model)
     shape = trunk.input_shape[1:]
     images = np.random.default_rng(2).integers(0, 256, (8, *shape)).astype("float32")
     images = np.concatenate([images, [np.zeros(shape, "float32"), np.full(shape, 255.0)]])
     images = images.astype("float32")
-    answer = asked.answer("serving_default", {"images": images})
-    off = [np.abs(answer["probabilities"] - probabilities(trunk, images)).max()]
-    if "exits" in asked.signatures:
+    answer = server.answer("serving_default", {"images": images})
+    differences = [np.abs(answer["probabilities"] - probabilities(trunk, images)).max()]
+    if "exits" in server.signatures:
         if not (within := supervised(model)):
             return False, "the export has exits; the model has no companions"
         expected = signatures.exits_of(within)(images, training=False)
-        depths = asked.answer("exits", {"images": images})
+        depths = server.answer("exits", {"images": images})
         for depth, logits in expected.items():
-            off.append(np.abs(depths[depth] - softmax(logits)).max())
-    return np.max(off) <= tolerance, f"{len(images)} images, off by {np.max(off):.1e} at most"
+            differences.append(np.abs(depths[depth] - softmax(logits)).max())
+    largest = np.max(differences)
+    return largest <= tolerance, f"{len(images)} images, {_of(largest)}"
 
 
-def probabilities(model, images):
-    """Keras' own: float32 pixels (n, h, w, c) -> (n, classes)."""
-    # Like the check: a GPU multiplies in TensorFloat-32, right to three digits.
+def _of(difference: float) -> str:
+    return f"largest difference {difference:.1e}"
+
+
+def probabilities(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Return Keras' probabilities, on the CPU: float32 pixels (n, h, w, c) -> (n, classes)."""
+    # A GPU multiplies in TensorFloat-32, which is right to three digits.
     with tf.device("CPU"):
         return softmax(model(images, training=False))
 
 
-def softmax(logits):
-    """Logits (n, classes), a tensor of any type -> probabilities, float64 and in NumPy."""
+def softmax(logits: object) -> np.ndarray:
+    """Return probabilities, float64 in NumPy, for logits (n, classes), a tensor of any type."""
     return measures.softmax(keras.ops.convert_to_numpy(keras.ops.cast(logits, "float32")))
 
 
-def _warm_up(asked, version):
+def _warm_up(server, version):
     requests = warmup.read(version)
     for signature, feeds in requests:
-        answer = asked(signature, feeds)
+        answer = server(signature, feeds)
         if isinstance(answer, str):
             return False, f"the server would not load it: {signature} refuses a record: {answer}"
     return 0 < len(requests) <= 1000, f"{len(requests)} requests replayed"
 
 
 def _pixels(stored):
-    """The images of the examples, (n, h, w, c) float32."""
+    """Return the images of the examples, (n, h, w, c) float32."""
     return next(feeds_of(e)["images"] for e in stored if e.signature == "serving_default")
 
 
-def _batches(asked, images, tolerance):
-    """An image has the same answer alone as among others, which a server batches."""
+def _batches(server, images, tolerance):
+    """Check that an image has the same answer alone as in a batch, as a server makes them."""
     images = np.resize(images, (max(3, len(images)), *images.shape[1:]))
     images = images + np.arange(len(images), dtype="float32")[:, None, None, None]
-    together = asked.answer("serving_default", {"images": images})["probabilities"]
-    alone = [asked.answer("serving_default", {"images": image[None]}) for image in images]
-    off = np.abs(together - np.concatenate([answer["probabilities"] for answer in alone])).max()
-    # Another batch is another order of sums; what depends on the others is off by a thousand times.
-    return off <= 10 * tolerance, f"{len(images)} images alone and together, off by {off:.1e}"
+    together = server.answer("serving_default", {"images": images})["probabilities"]
+    alone = [server.answer("serving_default", {"images": image[None]}) for image in images]
+    separate = np.concatenate([answer["probabilities"] for answer in alone])
+    difference = np.abs(together - separate).max()
+    # Another batch has another order of sums, which costs little. An answer that depends on the
+    # other images differs by a thousand times the tolerance.
+    found = f"{len(images)} images alone and together, {_of(difference)}"
+    return difference <= 10 * tolerance, found
 
 
-def _decoding(asked, shape, tolerance):
-    pairs = hostile.decoded_by_pillow(shape)
-    off = []
+def _decoding(server, shape, tolerance):
+    pairs = hostile_inputs.decoded_by_pillow(shape)
+    differences = []
     for file, pixels in pairs:
-        decoded = asked.answer("serving_default", {"images": pixels[None].astype("float32")})
-        encoded = asked.answer("predict_bytes", {"image_bytes": np.array([file], object)})
-        off.append(np.abs(decoded["probabilities"] - encoded["probabilities"]).max())
-    return np.max(
-        off
-    ) <= tolerance, f"{len(pairs)} files, off by {np.max(off):.1e} from Pillow's pixels"
+        decoded = server.answer("serving_default", {"images": pixels[None].astype("float32")})
+        encoded = server.answer("predict_bytes", {"image_bytes": np.array([file], object)})
+        differences.append(np.abs(decoded["probabilities"] - encoded["probabilities"]).max())
+    largest = np.max(differences)
+    return largest <= tolerance, f"{len(pairs)} files, {_of(largest)} from Pillow's pixels"
 
 
-def _hostile(asked, version):
-    """The checks that send what must be refused, and then what must still be answered."""
-    images = _pixels(examples.read(version / exports.EXAMPLES))
+def _hostile(server, version):
+    """Check that bad requests are refused, and that good ones are answered after them."""
+    images = _pixels(example_requests.read(version / exports.EXAMPLES))
     shape = images.shape[1:]
-    png, _ = hostile.decoded_by_pillow(shape)[0]
+    png, _ = hostile_inputs.decoded_by_pillow(shape)[0]
     try:
-        before = asked.answer("serving_default", {"images": images})
+        before = server.answer("serving_default", {"images": images})
     except (ExportError, Stopped) as error:
         return [Check("hostile inputs", False, f"not sent: {error}")]
-    memory = asked.runtime.peak
-    tensors = [(s, {asked.only_input(s): a}) for s, a in hostile.wrong_tensors(shape, png)]
-    files = hostile.malformed_images(shape[-1]).values()
+    memory = server.runtime.peak
+    tensors = [
+        (signature, {server.only_input(signature): array})
+        for signature, array in hostile_inputs.wrong_tensors(shape, png)
+    ]
+    files = hostile_inputs.malformed_images(shape[-1]).values()
     requests = []
     for file in files:
-        # The good image beside it must not be answered alone, nor hide the bad one.
+        # The good image beside the bad one must not hide it, and must not be answered alone.
         requests.append(("predict_bytes", {"image_bytes": np.array([png, file], object)}))
-        serialized = [warmup.example(each).SerializeToString() for each in (file, png)]
+        serialized = [warmup.example(image).SerializeToString() for image in (file, png)]
         requests.append(("classify", {"inputs": np.array(serialized, object)}))
     return [
-        refused("wrong shapes, ranks, types", asked, tensors),
-        refused(f"{len(files)} malformed images", asked, requests),
-        _check("after all that", _unharmed, asked, images, before, memory),
+        refused("wrong shapes, ranks, types", server, tensors),
+        refused(f"{len(files)} malformed images", server, requests),
+        _check("after all that", _unharmed, server, images, before, memory),
     ]
 
 
-def refused(name, asked, requests):
-    """The check of that name that every request, (signature, {input: array}), has an error.
+def refused(name: str, server: ServerRuntime, requests: Iterable[tuple[str, Arrays]]) -> Check:
+    """Check that every request, (signature, {input: array}), gets an error.
 
-    The error must say why, and none may end the process or hang.
+    The error must say why. No request may end the process or hang.
     """
-    return _check(name, _refused, asked, requests)
+    return _check(name, _refused, server, requests)
 
 
-def _refused(asked, requests):
+def _refused(server, requests):
     aborts, hangs, answered, unclear, slowest = [], [], [], [], 0.0
     for signature, feeds in requests:
         begun = time.perf_counter()
         try:
-            answer = asked(signature, feeds)
+            answer = server(signature, feeds)
         except Stopped as stopped:
             (hangs if "no answer in" in str(stopped) else aborts).append(signature)
             continue
@@ -295,28 +329,32 @@ def _refused(asked, requests):
     return passed, f"{len(requests)} requests: {counts}; slowest {1000 * slowest:.0f} ms{first}"
 
 
-def _unharmed(asked, images, before, memory):
-    after = asked.answer("serving_default", {"images": images})
+def _unharmed(server, images, before, memory):
+    after = server.answer("serving_default", {"images": images})
     same = all(np.array_equal(before[name], after[name]) for name in before)
-    grown = asked.runtime.peak - memory
+    grown = server.runtime.peak - memory
     answers = "the first answer again, to the bit" if same else "another answer than before"
     return same and grown < MEMORY, f"{answers}; {grown / 2**20:.0f} MB more memory at most"
 
 
 def _beside(version):
-    """Check that the files beside the versions are those of the newest version."""
+    """Check that the card beside the versions, and an older zoo's copies, are of the newest one."""
     newest = max(exports.versions(version.parent))
     if newest != int(version.name):
-        return True, f"not looked at: they are those of version {newest}"
-    pairs = {"labels.txt": exports.LABELS, "examples": exports.EXAMPLES}
-    for name, source in pairs.items():
-        if _content(version.parent / name) != _content(version / source):
-            return False, f"{version.parent / name} is not that of version {newest}"
-    told = json.loads((version.parent / "card.json").read_text(encoding="utf-8"))["version"]
-    return told == newest, f"card, labels and examples are those of version {told}"
+        return True, f"not checked: the card beside the versions describes version {newest}"
+    copies = {"labels.txt": exports.LABELS, "examples": exports.EXAMPLES}
+    for name, source in copies.items():
+        copy = version.parent / name
+        if copy.exists() and _content(copy) != _content(version / source):
+            return False, (
+                f"{copy} differs from {version / source}. An older zoo put it there, and nothing "
+                "reads it: delete it"
+            )
+    described = json.loads((version.parent / "card.json").read_text(encoding="utf-8"))["version"]
+    return described == newest, f"the card describes version {described}"
 
 
 def _content(path):
     if path.is_dir():
-        return {each.name: each.read_bytes() for each in path.iterdir()}
+        return {file.name: file.read_bytes() for file in path.iterdir()}
     return path.read_bytes()

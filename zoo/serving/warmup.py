@@ -1,7 +1,10 @@
-"""Warm-up requests: what TF Serving replays when it loads a version, before it takes traffic.
+"""Warm-up requests: TF Serving replays them when it loads a version, before it takes traffic.
 
-A record that fails makes the server refuse the whole version, so `zoo verify` replays them too.
+If one of them fails, the server refuses the whole version. So `zoo verify` replays them too.
 """
+
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -19,14 +22,22 @@ FILE = "assets.extra/tf_serving_warmup_requests"
 BATCHES = (1, 8)
 
 
-def write(version, name, image, png, *, exits):
-    """Write the requests of model `name`: one image (h, w, c), also as the bytes of a PNG.
+def write(version: Path, name: str, image: np.ndarray, png: bytes, *, exits: bool) -> None:
+    """Write the warm-up requests of a version.
 
-    The signatures in bytes get both sizes of batch; pixels, which would fill the file, one image.
+    Signatures that take files are asked with every size of `BATCHES`. Those that take pixels are
+    asked with one image, since pixels would fill the file.
+
+    Arguments:
+        version: the folder of the version.
+        name: the name of the model in the server.
+        image: pixels (h, w, c).
+        png: the same image as the bytes of a PNG file.
+        exits: whether the version has the signature `exits`.
     """
-    logs = [predict(name, "serving_default", images=np.float32([image]))]
+    logs = [predict(name, "serving_default", images=image[np.newaxis].astype("float32"))]
     if exits:
-        logs.append(predict(name, "exits", images=np.float32([image])))
+        logs.append(predict(name, "exits", images=image[np.newaxis].astype("float32")))
     for batch in BATCHES:
         strings = np.array([png] * batch, object)
         logs += [predict(name, "predict_bytes", image_bytes=strings), classify(name, strings)]
@@ -37,8 +48,8 @@ def write(version, name, image, png, *, exits):
             records.write(log.SerializeToString(deterministic=True))
 
 
-def read(version):
-    """The requests of a version: [(signature, {input: array})], as the session is fed them."""
+def read(version: Path) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """Return the requests of a version: [(signature, {input: array})]."""
     requests = []
     for record in tf.data.TFRecordDataset(str(version / FILE)).as_numpy_iterator():
         log = prediction_log_pb2.PredictionLog.FromString(record)
@@ -53,8 +64,8 @@ def read(version):
     return requests
 
 
-def predict(name, signature, **inputs):
-    """A record of a request to the Predict API."""
+def predict(name: str, signature: str, **inputs: np.ndarray) -> prediction_log_pb2.PredictionLog:
+    """Return the record of a request to the Predict API."""
     spec = model_pb2.ModelSpec(name=name, signature_name=signature)
     request = predict_pb2.PredictRequest(model_spec=spec)
     for key, value in inputs.items():
@@ -63,8 +74,8 @@ def predict(name, signature, **inputs):
     return prediction_log_pb2.PredictionLog(predict_log=log)
 
 
-def classify(name, files):
-    """A record of a request to the Classify API: the bytes of images."""
+def classify(name: str, files: Iterable[bytes]) -> prediction_log_pb2.PredictionLog:
+    """Return the record of a request to the Classify API with the bytes of images."""
     request = classification_pb2.ClassificationRequest(
         model_spec=model_pb2.ModelSpec(name=name, signature_name="classify"),
         input=input_pb2.Input(example_list=input_pb2.ExampleList(examples=map(example, files))),
@@ -73,7 +84,7 @@ def classify(name, files):
     return prediction_log_pb2.PredictionLog(classify_log=log)
 
 
-def example(file):
-    """The bytes of an image as the tf.Example that the signature `classify` parses."""
+def example(file: bytes) -> tf.train.Example:
+    """Return the bytes of an image as the tf.Example that the signature `classify` parses."""
     feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[file]))
     return tf.train.Example(features=tf.train.Features(feature={IMAGE_FEATURE: feature}))

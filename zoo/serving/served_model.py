@@ -1,5 +1,9 @@
 """A model as a client of a server sees it: an export's signatures, and nothing of Keras."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -10,29 +14,36 @@ from zoo.text import reason
 class ServedModel:
     """An export as a client of the server sees it: its signatures, and no Keras.
 
-    `directory` is a version, or the folder of the versions, of which the newest is taken. Every
-    file is compared with its checksum before one is parsed. `labels` are in the order of the
-    classes, `image_shape` is (h, w, c), `version` an integer, or None in a renamed folder.
+    Every file is compared with its checksum before one is parsed.
+
+    Arguments:
+        directory: a version, or the folder of the versions, whose newest is loaded.
+
+    Attributes:
+        labels: the label names, in the order of the classes.
+        image_shape: (h, w, c).
+        version: an integer, or None in a renamed folder.
 
     Raises:
-        FileNotFoundError: where there is no export.
-        ExportError: for a changed, missing or added file.
+        FileNotFoundError: if there is no export.
+        ExportError: if a file was changed, removed or added.
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory: Path | str) -> None:
         path = exports.find_version(directory)
         exports.verify_checksums(path)
         # Kept, because the signatures alone do not keep its variables alive.
         self._loaded = tf.saved_model.load(path)
         images = self._loaded.signatures["serving_default"].structured_input_signature[1]["images"]
-        self.image_shape = tuple(images.shape[1:])
+        self.image_shape: tuple[int, int, int] = tuple(images.shape[1:])
         self.labels = exports.labels(path)
         self.version = int(path.name) if path.name.isdecimal() else None
 
-    def predict(self, images):
-        """Pixels in 0..255, (batch, h, w, c) -> the outputs by name, as NumPy arrays.
+    def predict(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Classify pixels in 0..255: (batch, h, w, c) -> the outputs by name.
 
-        Raises ValueError for another shape, an empty batch, NaN or infinity.
+        Raises:
+            ValueError: for another shape, an empty batch, NaN or infinity.
         """
         images = np.asarray(images, "float32")
         if images.shape[1:] != self.image_shape:
@@ -40,16 +51,17 @@ class ServedModel:
             raise ValueError(f"Received images of shape {images.shape}; expected {expected}.")
         return self._answer("serving_default", images=tf.constant(images))
 
-    def predict_bytes(self, encoded):
-        """The bytes of PNG or JPEG files, a list -> the same as `predict`.
+    def predict_bytes(self, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
+        """Classify the bytes of PNG or JPEG files; return the outputs by name, as `predict`.
 
-        Raises ValueError for an empty list, or if one is no such image, damaged or too large.
+        Raises:
+            ValueError: for an empty list, or if one is no such image, damaged or too large.
         """
         if isinstance(encoded, bytes):
             raise ValueError("Received the bytes of one image; expected a list of them: [image].")
         return self._answer("predict_bytes", image_bytes=tf.constant(list(encoded), tf.string))
 
-    def _answer(self, signature, **inputs):
+    def _answer(self, signature: str, **inputs: Any) -> dict[str, np.ndarray]:
         try:
             outputs = self._loaded.signatures[signature](**inputs)
         except tf.errors.InvalidArgumentError as error:

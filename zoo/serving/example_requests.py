@@ -1,46 +1,69 @@
-"""Requests of real images and Keras' answers to them: for curl, for `zoo verify`, for a server.
+"""Requests of real images, and Keras' answers to them.
 
     examples/{00000_zero.png, ..., predict.json, predict.expected.json, ...}
 
-Each REQUEST.json is the body of a POST to TF Serving's REST API; REQUEST.expected.json beside it is
-the answer of the Keras model, from which an answer of the server may differ in rounding alone.
+Each REQUEST.json is the body of a POST to TF Serving's REST API. REQUEST.expected.json beside it is
+the answer of the Keras model. A server's answer may differ from it in rounding alone. `zoo verify`
+and `zoo predict --check` compare them; curl can send them.
 """
 
 import base64
 import io
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-# In predict.json, which spells out every pixel.
+from zoo import exports
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# predict.json spells out every pixel, so it holds as many images as have this many numbers.
 MAX_NUMBERS = 30_000
+_EXPECTED = ".expected.json"
 
 
 @dataclass(frozen=True)
 class Example:
-    """One request, and what Keras answers: bodies as the REST API has them."""
+    """One request, and Keras' answer: bodies as the REST API has them."""
 
     name: str
-    request: dict
-    expected: dict
+    request: dict[str, Any]
+    expected: dict[str, Any]
 
     @property
-    def method(self):
+    def method(self) -> str:
         """The method of the REST API: predict or classify."""
         return "classify" if "examples" in self.request else "predict"
 
     @property
-    def signature(self):
-        """The signature that answers it."""
+    def signature(self) -> str:
+        """The name of the signature that answers the request."""
         return self.request.get("signature_name", "serving_default")
 
 
-def write(folder, images, names, probabilities, labels, top_k, exits=None):
-    """Write the examples to an empty `folder`.
+def write(
+    folder: Path,
+    images: "np.ndarray",
+    names: Sequence[str],
+    probabilities: "np.ndarray",
+    labels: Sequence[str],
+    top_k: int,
+    exits: "Mapping[str, np.ndarray] | None" = None,
+) -> None:
+    """Write the examples to a new folder.
 
-    `images` are (n, h, w, c) uint8 and `names` those of their files; `probabilities` (n, classes)
-    are Keras' for them, and so is every value of `exits`, {depth: (n, classes)}.
+    Arguments:
+        folder: made here.
+        images: (n, h, w, c) uint8.
+        names: the names of their files, without `.png`.
+        probabilities: Keras' (n, classes) for the images.
+        labels: the label names, in the order of the classes.
+        top_k: how many classes an answer names.
+        exits: Keras' probabilities at every depth, {depth: (n, classes)}.
     """
     folder.mkdir(parents=True)
     files = [_png(image) for image in images]
@@ -63,20 +86,42 @@ def write(folder, images, names, probabilities, labels, top_k, exits=None):
         _save(folder, "exits", request, {"predictions": rows[:count]})
 
 
-def read(folder):
-    """The examples in a folder, a list; raises FileNotFoundError where there is none."""
-    found = []
-    for file in sorted(Path(folder).glob("*.expected.json")):
-        name = file.name.removesuffix(".expected.json")
+def find(folder: Path) -> Path:
+    """Return the folder of examples: `folder` itself, or that of the newest version of an export.
+
+    Raises:
+        FileNotFoundError: if there are no examples.
+    """
+    if any(folder.glob(f"*{_EXPECTED}")):
+        return folder
+    try:
+        examples = exports.find_version(folder) / exports.EXAMPLES
+    except FileNotFoundError:
+        examples = folder
+    if not any(examples.glob(f"*{_EXPECTED}")):
+        raise FileNotFoundError(
+            f"There are no examples (*{_EXPECTED}) in {examples}; expected an export, one of its "
+            "versions, or a folder of examples."
+        )
+    return examples
+
+
+def read(folder: Path) -> list[Example]:
+    """Return the examples of an export, of a version, or of a folder of examples.
+
+    Raises:
+        FileNotFoundError: if there are no examples.
+    """
+    examples = []
+    for file in sorted(find(folder).glob(f"*{_EXPECTED}")):
+        name = file.name.removesuffix(_EXPECTED)
         request = json.loads(file.with_name(f"{name}.json").read_text(encoding="utf-8"))
-        found.append(Example(name, request, json.loads(file.read_text(encoding="utf-8"))))
-    if not found:
-        raise FileNotFoundError(f"There are no examples (*.expected.json) in {folder}.")
-    return found
+        examples.append(Example(name, request, json.loads(file.read_text(encoding="utf-8"))))
+    return examples
 
 
-def answer(probabilities, labels, top_k):
-    """Return the server's answer for one image with these probabilities."""
+def answer(probabilities: "np.ndarray", labels: Sequence[str], top_k: int) -> dict[str, Any]:
+    """Return the server's answer for one image with these probabilities, (classes,)."""
     row = _rounded(probabilities)
     ids = sorted(range(len(row)), key=lambda index: -row[index])[:top_k]
     return {
@@ -87,12 +132,13 @@ def answer(probabilities, labels, top_k):
     }
 
 
-def difference(example, answered, labels):
-    """The furthest that a number of an answer is off; infinite where it says something else.
+def difference(example: Example, answer: Mapping[str, Any], labels: Sequence[str]) -> float:
+    """Return the largest difference of a number in an answer from Keras'.
 
-    Of classes whose probabilities are equal but for rounding, either may come first.
+    It is infinite if the answer has other fields or names other classes. Two classes whose
+    probabilities are equal but for rounding may come in either order.
     """
-    expected, rows = _rows(example.expected), _rows(answered)
+    expected, rows = _rows(example.expected), _rows(answer)
     if len(expected) != len(rows):
         return math.inf
     return max(_row_difference(*pair, labels) for pair in zip(expected, rows, strict=True))
@@ -103,22 +149,22 @@ def _rows(body):
 
 
 def _row_difference(expected, row, labels):
-    if isinstance(expected, list):  # of the Classify API: [label, score], ...
+    if isinstance(expected, list):  # the Classify API answers [[label, score], ...]
         expected = {"classes": [pair[0] for pair in expected], "scores": [p[1] for p in expected]}
         row = {"classes": [pair[0] for pair in row], "scores": [pair[1] for pair in row]}
     if expected.keys() != row.keys() or any(len(expected[k]) != len(row[k]) for k in expected):
         return math.inf
-    off = [
+    differences = [
         abs(a - b)
         for key in expected.keys() - {"class_ids", "classes"}
         for a, b in zip(expected[key], row[key], strict=True)
     ]
     if "classes" in expected:
-        off += _ranking_difference(expected, row, labels)
-    return math.inf if any(math.isnan(each) for each in off) else max(off)
+        differences += _ranking_differences(expected, row, labels)
+    return math.inf if any(map(math.isnan, differences)) else max(differences)
 
 
-def _ranking_difference(expected, row, labels):
+def _ranking_differences(expected, row, labels):
     """Return the differences of the scores from those that Keras gives the classes."""
     if len(set(row["classes"])) != len(row["classes"]) or not set(row["classes"]) <= set(labels):
         return [math.inf]
@@ -128,7 +174,7 @@ def _ranking_difference(expected, row, labels):
     of_class = dict(zip(expected["classes"], expected["scores"], strict=True))
     if "probabilities" in expected:
         of_class = dict(zip(labels, expected["probabilities"], strict=True))
-    # A class that Keras has not among its first may have at most the score of the last of them.
+    # A class that is not among Keras' first has at most the score of the last of them.
     last = expected["scores"][-1]
     pairs = zip(row["classes"], row["scores"], strict=True)
     return [abs(of_class.get(name, last) - score) for name, score in pairs]

@@ -1,4 +1,4 @@
-"""Bad requests. An export must refuse them, and must not hang or die."""
+"""Bad requests. An export must refuse them, and must not hang or end the process."""
 
 import base64
 import io
@@ -13,10 +13,12 @@ from PIL import Image
 from zoo.serving.signatures import IMAGE_FEATURE, JPEG_START, MAX_BYTES
 
 
-def wrong_tensors(image_shape, png):
-    """[(signature, array)]: shapes, ranks, types and values that are not those of the inputs.
+def wrong_tensors(image_shape: tuple[int, int, int], png: bytes) -> list[tuple[str, np.ndarray]]:
+    """Return [(signature, array)] with wrong shapes, ranks, types and values.
 
-    `image_shape` is the (h, w, c) that the export takes, `png` a file that it answers.
+    Arguments:
+        image_shape: the (h, w, c) that the export takes.
+        png: a file that it answers.
     """
     h, w, c = image_shape
     right = np.ones((1, h, w, c), "float32")
@@ -29,7 +31,7 @@ def wrong_tensors(image_shape, png):
         *[(0,), (0, 0, 0, 0), (0, h, w, c), (0, h, w, c + 1)],
         *[(1, 0, w, c), (1, h, 0, c), (1, h, w, 0), (1, 0, 0, c)],
     ]
-    # Of a grey image, some are the same, and none may be the right one.
+    # For a grey image some are equal, and some would be right.
     shapes = [shape for shape in dict.fromkeys(shapes) if shape[1:] != (h, w, c) or not shape[0]]
     images = [np.ones(shape, "float32") for shape in shapes]
     types = "float64 float16 int8 int16 int32 int64 uint8 uint16 uint32 bool complex64"
@@ -52,28 +54,28 @@ def wrong_tensors(image_shape, png):
         {IMAGE_FEATURE: tf.train.Feature(int64_list=tf.train.Int64List(value=[1]))},
         {IMAGE_FEATURE: tf.train.Feature(float_list=tf.train.FloatList(value=[1.0]))},
     ]
-    examples = [tf.train.Example(features=tf.train.Features(feature=each)) for each in features]
-    no_examples = [png, b"text", *(each.SerializeToString() for each in examples)]
+    examples = [tf.train.Example(features=tf.train.Features(feature=f)) for f in features]
+    wrong_examples = [png, b"text", *(example.SerializeToString() for example in examples)]
     return [
         *(("serving_default", image) for image in images),
-        *(("predict_bytes", each) for each in strings),
-        *(("classify", each) for each in strings),
-        *(("classify", np.array([each], object)) for each in no_examples),
+        *(("predict_bytes", batch) for batch in strings),
+        *(("classify", batch) for batch in strings),
+        *(("classify", np.array([example], object)) for example in wrong_examples),
     ]
 
 
-# The header of one more scan of the first channel, with no data in it.
+# The header of another scan of the first channel, without data.
 _EMPTY_SCAN = b"\xff\xda\0\x08\1\1\0\1\x3f\0"
 
 
-def malformed_images(channels):
-    """{what it is: bytes} of files that are no PNG or JPEG, damaged, or larger than they look."""
+def malformed_images(channels: int) -> dict[str, bytes]:
+    """Return {name: bytes} of files that are no PNG or JPEG, damaged, or larger than they look."""
     noise = np.random.default_rng(0).integers(0, 256, (24, 20, channels), "uint8")
     image = Image.fromarray(noise[..., 0] if channels == 1 else noise)
     png, jpeg = _encode(image, "PNG"), _encode(image, "JPEG")
     progressive = _encode(image, "JPEG", progressive=True)
     size_in_jpeg = struct.pack(">HH", 24, 20)
-    found = {
+    files = {
         "nothing": b"",
         "text": b"cat.png",
         "a web page": b"<!DOCTYPE html><html><body>404</body></html>",
@@ -88,22 +90,22 @@ def malformed_images(channels):
         "JPEG of more than 16 MiB": jpeg + bytes(MAX_BYTES),
     }
     for form in ("GIF", "BMP", "WEBP", "TIFF", "ICO", "PPM", "TGA", "PCX"):
-        found[form] = _encode(image, form)
-    found["animated GIF"] = _encode(image, "GIF", save_all=True, append_images=[image.rotate(90)])
+        files[form] = _encode(image, form)
+    files["animated GIF"] = _encode(image, "GIF", save_all=True, append_images=[image.rotate(90)])
     for cut in (1, 8, 20, 30, 40, len(png) // 2, len(png) - 20):
-        found[f"PNG, {cut} bytes of it"] = png[:cut]
+        files[f"PNG, {cut} bytes of it"] = png[:cut]
     for cut in (2, 3, 4, 20, 150, len(jpeg) // 2, len(jpeg) - 40):
-        found[f"JPEG, {cut} bytes of it"] = jpeg[:cut]
+        files[f"JPEG, {cut} bytes of it"] = jpeg[:cut]
     for width, height in (
         *((0, 8), (8, 0), (20000, 20000), (4097, 4096)),
         *((2**31 - 1, 2**31 - 1), (2**32 - 1, 1), (2**16, 2**16)),
     ):
-        found[f"PNG, header of {width} x {height}"] = _png_header(width, height) + png[33:]
+        files[f"PNG, header of {width} x {height}"] = _png_header(width, height) + png[33:]
     for height, width in ((8000, 8000), (65535, 65535), (0, 20)):
-        found[f"JPEG, header of {width} x {height}"] = jpeg.replace(
+        files[f"JPEG, header of {width} x {height}"] = jpeg.replace(
             size_in_jpeg, struct.pack(">HH", height, width), 1
         )
-    found |= {
+    files |= {
         "PNG, first byte gone": png[1:],
         "PNG, text in front": b"\n" + png,
         "PNG, a bit of its pixels flipped": png[:60] + bytes([png[60] ^ 255]) + png[61:],
@@ -116,13 +118,14 @@ def malformed_images(channels):
         "JPEG, start and end alone": JPEG_START[:2] + b"\xff\xd9",
         "JPEG, start and then noise": JPEG_START + random.Random(1).randbytes(500),
     }
-    return found
+    return files
 
 
-def decoded_by_pillow(image_shape):
-    """[(file, pixels)]: kinds of PNG and JPEG of that size, and the pixels that Pillow reads.
+def decoded_by_pillow(image_shape: tuple[int, int, int]) -> list[tuple[bytes, np.ndarray]]:
+    """Return [(file, pixels)]: kinds of PNG and JPEG files, and the pixels that Pillow reads.
 
-    Pixels are (h, w, c). A grey export gets grey files alone: libpng weighs colours differently.
+    `image_shape` is the (h, w, c) of the pixels. A grey export gets grey files alone, since libpng
+    weighs colours in another way than Pillow.
     """
     h, w, channels = image_shape
     noise = np.random.default_rng(1).integers(0, 256, (h, w, 4), "uint8")

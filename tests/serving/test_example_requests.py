@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from zoo.serving import examples
+from zoo.serving import example_requests
 
 LABELS = ["ant", "bée", "cat", "dog"]
 # The second and the third are equal but for rounding.
@@ -19,8 +19,8 @@ def stored(tmp_path_factory):
     images = np.arange(2 * 4 * 5 * 3, dtype="uint8").reshape(2, 4, 5, 3)
     exits = {"conv": np.array([[0.4, 0.3, 0.2, 0.1]] * 2), "output": np.array(PROBABILITIES)}
     probabilities = np.array(PROBABILITIES)
-    examples.write(folder, images, ["a", "b"], probabilities, LABELS, 3, exits)
-    return {example.name: example for example in examples.read(folder)}
+    example_requests.write(folder, images, ["a", "b"], probabilities, LABELS, 3, exits)
+    return {example.name: example for example in example_requests.read(folder)}
 
 
 def rows(stored, name):
@@ -42,7 +42,7 @@ def test_the_stored_answers_are_the_likeliest_first(stored):
 
 def test_the_same_answer_is_off_by_nothing(stored):
     for example in stored.values():
-        assert examples.difference(example, example.expected, LABELS) == 0
+        assert example_requests.difference(example, example.expected, LABELS) == 0
 
 
 @pytest.mark.parametrize("name", ["predict", "predict_bytes", "classify"])
@@ -57,9 +57,9 @@ def test_of_classes_that_are_equal_either_may_come_first(stored, name):
             row[key][a], row[key][b] = row[key][b], row[key][a]
 
     swap(first, 1, 2)
-    assert 0 < examples.difference(stored[name], body, LABELS) < 2e-9
+    assert 0 < example_requests.difference(stored[name], body, LABELS) < 2e-9
     swap(second, 0, 1)
-    assert examples.difference(stored[name], body, LABELS) == pytest.approx(0.1)
+    assert example_requests.difference(stored[name], body, LABELS) == pytest.approx(0.1)
 
 
 def change(key, index, value):
@@ -86,16 +86,18 @@ def change(key, index, value):
 def test_a_changed_answer_is_off_by_the_change(stored, changed, off):
     body, (_, second) = rows(stored, "predict")
     changed(second)
-    assert examples.difference(stored["predict"], body, LABELS) == pytest.approx(off, rel=1e-3)
+    assert example_requests.difference(stored["predict"], body, LABELS) == pytest.approx(
+        off, rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("body", [{}, {"error": "no"}, {"predictions": []}])
 def test_no_answer_is_off_by_everything(stored, body):
-    assert examples.difference(stored["predict"], body, LABELS) == math.inf
+    assert example_requests.difference(stored["predict"], body, LABELS) == math.inf
 
 
 def test_an_answer_too_few_or_too_many_is_off_by_everything(stored):
     for many in (1, 3):
         body, found = rows(stored, "predict")
         body["predictions"] = (found * 2)[:many]
-        assert examples.difference(stored["predict"], body, LABELS) == math.inf
+        assert example_requests.difference(stored["predict"], body, LABELS) == math.inf
