@@ -7,9 +7,9 @@ from zoo.training.families import papers
 
 @dataclass(frozen=True)
 class Recipe(papers.DeeplySupervisedNet):
-    """GCN and ZCA whitening.
+    """Global contrast normalization and ZCA whitening.
 
-    Softmax on all heads, as the released README says for CIFAR-100.
+    All heads have softmax, as the released README says for CIFAR-100.
     """
 
     data: str = "cifar100"

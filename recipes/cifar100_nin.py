@@ -7,9 +7,9 @@ from zoo.training.families import papers
 
 @dataclass(frozen=True)
 class Recipe(papers.NetworkInNetwork):
-    """GCN and ZCA whitening.
+    """Global contrast normalization and ZCA whitening.
 
-    The released files of CIFAR-100 have these rates, and no slower last layer.
+    The released files of CIFAR-100 have these rates, and do not slow the last layer.
     """
 
     data: str = "cifar100"

@@ -7,6 +7,6 @@ from zoo.training.families import papers
 
 @dataclass(frozen=True)
 class Recipe(papers.NetworkInNetwork):
-    """GCN and ZCA whitening, no augmentation but with --augment."""
+    """Global contrast normalization and ZCA whitening; --augment adds the augmentation."""
 
     data: str = "cifar10"

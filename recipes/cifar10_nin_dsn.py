@@ -8,23 +8,24 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """Sixty-four epochs. What else was tried: docs/results/settings.md."""
+    """Sixty-four epochs. docs/results/settings.md lists other settings that were tried."""
 
     data: str = "cifar10"
     epochs: int = 64
     learning_rate: float = 0.3
-    """The highest of the schedule."""
     width: float = 1.0
     """Factor on the widths of the CIFAR-10 net."""
     dropout: float = 0.0
+    """Share of the units that dropout zeroes."""
     companion_weight: float = 0.3
-    """Of each hidden layer's loss at the first step; a cosine takes it to zero. 0: a plain NIN."""
+    """Weight of each hidden layer's loss at the first step. A cosine lowers it to zero.
+    0: a NIN without companions."""
     pad_and_crop: int = 4
-    """Training images are padded with so many pixels and cropped at random."""
+    """Pad each training image by this many pixels, and crop it at random."""
     flip: bool = True
-    """Half of the training images are mirrored."""
+    """Mirror half of the training images."""
     cutout: int = 16
-    """Side of a square of pixels, blackened at a random place in each training image."""
+    """Side, in pixels, of the square that is blackened at a random place in each training image."""
 
     def search(self, hp):
         return replace(

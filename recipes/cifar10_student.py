@@ -7,7 +7,7 @@ from zoo.training.families.students import StudentRecipe
 
 @dataclass(frozen=True)
 class Recipe(StudentRecipe):
-    """Augmented as its teacher was, but not cut out."""
+    """The augmentation is that of the teacher without cutout."""
 
     data: str = "cifar10"
     teachers: tuple[str, ...] = ("saved_models/cifar10_nin_dsn",)
@@ -15,9 +15,9 @@ class Recipe(StudentRecipe):
     width: float = 1 / 3  # 112,766 parameters, an eighth of the teacher's
     """Factor on the widths of the CIFAR-10 net."""
     pad_and_crop: int = 4
-    """Training images are padded with so many pixels and cropped at random."""
+    """Pad each training image by this many pixels, and crop it at random."""
     flip: bool = True
-    """Half of the training images are mirrored."""
+    """Mirror half of the training images."""
 
     def augmentation(self):
         from zoo.data import Augmentation

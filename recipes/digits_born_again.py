@@ -8,7 +8,7 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """The student is the teacher's twin. Furlanello et al., arXiv:1805.04770.
+    """Each student has the architecture of its teacher. Furlanello et al., arXiv:1805.04770.
 
     zoo train digits_born_again; then --generation 1, --generation 2, ...
     """
@@ -19,12 +19,13 @@ class Recipe(zoo.recipe.Recipe):
     width: float = 0.25
     """Factor on the widths of the CIFAR-10 net."""
     generation: int = 0
-    """0 learns from labels alone."""
+    """Number of the generation. 0 learns from labels alone."""
     teacher: str = ""
-    """A run folder or .keras file; by default the run of the generation before, with this seed."""
+    """Run folder or .keras file. Default: the run of the generation before, with this seed."""
     temperature: float = 2.0
+    """Temperature of the soft targets."""
     soft_weight: float = 0.5
-    """The share of the soft targets; the labels have the rest."""
+    """Share of the soft targets in the loss; the labels have the rest."""
 
     def model(self, data, steps):
         net = zoo.nin(data.image_shape, data.classes, width=self.width)
@@ -41,7 +42,7 @@ class Recipe(zoo.recipe.Recipe):
 
     @property
     def teachers(self):
-        """For `zoo pack` too."""
+        """Paths of the teachers, which `zoo pack` puts in its archive."""
         if self.generation == 0:
             return ()
         return (self.teacher or self._generation_before(),)

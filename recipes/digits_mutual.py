@@ -10,10 +10,10 @@ from zoo.losses import SoftTargets
 
 
 class Peers(keras.Model):
-    """Nets that learn from the labels, and from one another as they are at this step.
+    """Nets that learn from the labels and from one another.
 
-    Zhang et al., arXiv:1706.00384, equation 10: of each, the loss of the labels plus the mean of
-    the divergences from what the others say. All take their step at once, not in turns.
+    The loss of a net is that of the labels plus the mean of its divergences from the other nets.
+    Zhang et al., arXiv:1706.00384, equation 10. All nets take their steps at once, not in turns.
     """
 
     def __init__(self, peers):
@@ -22,7 +22,7 @@ class Peers(keras.Model):
         self.soft_targets = SoftTargets(temperature=1.0)
 
     def shipped_model(self):
-        """The one that ships."""
+        """Return the net that is saved and exported."""
         return self.peers[0]
 
     def call(self, images, training=None):
@@ -30,10 +30,10 @@ class Peers(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         objective = 0.0
-        for index, said in enumerate(y_pred):
-            objective += super().compute_loss(x, y, said, sample_weight, training)
+        for index, logits in enumerate(y_pred):
+            objective += super().compute_loss(x, y, logits, sample_weight, training)
             others = [*y_pred[:index], *y_pred[index + 1 :]]
-            divergences = [self.soft_targets(other, said, sample_weight) for other in others]
+            divergences = [self.soft_targets(other, logits, sample_weight) for other in others]
             objective += sum(divergences) / len(others)
         return objective
 
@@ -43,15 +43,15 @@ class Peers(keras.Model):
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """The first peer ships; the second has the width that you give it."""
+    """The first net is saved and exported. The second may have another width."""
 
     data: str = "digits"
     epochs: int = 60
     precision: zoo.recipe.Precision = "float32"
     width: float = 0.25
-    """Factor on the widths of the CIFAR-10 net, of the net that ships."""
+    """Factor on the widths of the CIFAR-10 net, for the first net."""
     peer_width: float = 0.25
-    """Of the other."""
+    """Factor on the widths of the CIFAR-10 net, for the second net."""
 
     def model(self, data, steps):
         widths = (self.width, self.peer_width)

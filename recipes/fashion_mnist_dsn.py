@@ -7,7 +7,7 @@ from zoo.training.families import papers
 
 @dataclass(frozen=True)
 class Recipe(papers.DeeplySupervisedNet):
-    """The papers have no Fashion-MNIST: this is their MNIST setting."""
+    """The papers do not use Fashion-MNIST. This is their MNIST setting."""
 
     data: str = "fashion_mnist"
     variant: papers.Variant = "mnist"

@@ -8,26 +8,24 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """Twenty-four epochs of the CIFAR-10 net.
-
-    What else was tried: docs/results/settings.md.
-    """
+    """Twenty-four epochs. docs/results/settings.md lists other settings that were tried."""
 
     data: str = "fashion_mnist"
     epochs: int = 24
     learning_rate: float = 0.2
-    """The highest of the schedule."""
     width: float = 1.0
     """Factor on the widths of the CIFAR-10 net."""
     dropout: float = 0.0
+    """Share of the units that dropout zeroes."""
     companion_weight: float = 0.3
-    """Of each hidden layer's loss at the first step; a cosine takes it to zero. 0: a plain NIN."""
+    """Weight of each hidden layer's loss at the first step. A cosine lowers it to zero.
+    0: a NIN without companions."""
     shift: int = 2
-    """Training images are moved by up to so many pixels."""
+    """Move each training image by up to this many pixels."""
     flip: bool = True
-    """Half of the training images are mirrored: shoes point both ways."""
+    """Mirror half of the training images: shoes point both ways."""
     cutout: int = 8
-    """Side of a square of pixels, blackened at a random place in each training image."""
+    """Side, in pixels, of the square that is blackened at a random place in each training image."""
 
     def search(self, hp):
         return replace(

@@ -7,15 +7,15 @@ from zoo.training.families.students import StudentRecipe
 
 @dataclass(frozen=True)
 class Recipe(StudentRecipe):
-    """Augmented as its teacher was, but not cut out."""
+    """The augmentation is that of the teacher without cutout."""
 
     data: str = "fashion_mnist"
     teachers: tuple[str, ...] = ("saved_models/fashion_mnist_nin_dsn",)
     epochs: int = 12
     shift: int = 2
-    """Training images are moved by up to so many pixels."""
+    """Move each training image by up to this many pixels."""
     flip: bool = True
-    """Half of the training images are mirrored."""
+    """Mirror half of the training images."""
 
     def augmentation(self):
         from zoo.data import Augmentation

@@ -7,9 +7,9 @@ from zoo.training.families import papers
 
 @dataclass(frozen=True)
 class Recipe(papers.DeeplySupervisedNet):
-    """MNIST as it is, mean subtracted.
+    """The mean image is subtracted, without augmentation.
 
-    Nothing was released for MNIST: the net is NIN's, the schedule CIFAR-10's.
+    No code was released for MNIST. The net is that of NIN, the schedule that of CIFAR-10.
     """
 
     data: str = "mnist"

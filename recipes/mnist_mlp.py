@@ -8,10 +8,11 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """The net of Hinton, Vinyals and Dean: dropout, a limit on the norm of each unit's weights, and
-    images moved by up to 2 pixels.
+    """The teacher of Hinton, Vinyals and Dean: two layers of 1200 units.
 
-    The paper's student by itself is the same with two layers of 800 units and none of the three:
+    Its regularization is dropout, a limit on the norm of each unit's weights, and images moved by
+    up to 2 pixels. The paper's student has two layers of 800 units and none of the three. To train
+    it without a teacher:
     zoo train mnist_mlp --units 800 --dropout 0 --input-dropout 0 --max-norm 0 --shift 0
     """
 
@@ -19,27 +20,29 @@ class Recipe(zoo.recipe.Recipe):
     epochs: int = 60
     batch_size: int = 256
     learning_rate: float = 1e-3
-    """Of Adam; a cosine takes it to zero."""
+    """Learning rate of Adam at the first step. A cosine lowers it to zero."""
     weight_decay: float = 0.0
     units: int = 1200
-    """Of each of the two hidden layers."""
+    """Number of units in each of the two hidden layers."""
     dropout: float = 0.4
+    """Share of the units that dropout zeroes."""
     input_dropout: float = 0.1
+    """Share of the pixels that dropout zeroes."""
     max_norm: float = 3.0
-    """The largest L2 norm of a hidden unit's incoming weights; 0 for no limit."""
+    """Largest L2 norm of a hidden unit's incoming weights. 0: no limit."""
     shift: int = 2
-    """Training images are moved by up to so many pixels."""
+    """Move each training image by up to this many pixels."""
     examples: int = 0
-    """How many training images, the classes in proportion; 0 for all."""
+    """Number of training images, with the classes in proportion. 0: all."""
     patience: int = 0
-    """Stop after so many epochs without a lower loss of the held-out images; 0 for never."""
+    """Stop after this many epochs without a lower loss on the held-out images. 0: never."""
     smoothing: float = 0.0
-    """Of the labels: the share that goes to all classes alike."""
+    """Label smoothing: share of each label that is spread evenly over all classes."""
 
     def check(self):
         super().check()
         held_out = not self.patience or self.validation
-        self.require("patience", held_out, "for runs with --validation: the test set is no judge")
+        self.require("patience", held_out, "0 unless --validation holds out images to judge by")
 
     def datasets(self):
         training, judging = super().datasets()

@@ -7,7 +7,7 @@ from zoo.training.families import papers
 
 @dataclass(frozen=True)
 class Recipe(papers.NetworkInNetwork):
-    """MNIST as it is, mean subtracted."""
+    """The mean image is subtracted, without augmentation."""
 
     data: str = "mnist"
     variant: papers.Variant = "mnist"

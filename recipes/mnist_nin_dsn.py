@@ -8,22 +8,20 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """Half the width of the CIFAR-10 net, sixteen epochs.
-
-    What else was tried: docs/results/settings.md.
-    """
+    """Sixteen epochs. docs/results/settings.md lists other settings that were tried."""
 
     data: str = "mnist"
     epochs: int = 16
     learning_rate: float = 0.3
-    """The highest of the schedule."""
     width: float = 0.5
     """Factor on the widths of the CIFAR-10 net."""
     dropout: float = 0.2
+    """Share of the units that dropout zeroes."""
     companion_weight: float = 0.3
-    """Of each hidden layer's loss at the first step; a cosine takes it to zero. 0: a plain NIN."""
+    """Weight of each hidden layer's loss at the first step. A cosine lowers it to zero.
+    0: a NIN without companions."""
     shift: int = 2
-    """Training images are moved by up to so many pixels. The papers train on MNIST as it is."""
+    """Move each training image by up to this many pixels. The papers train on MNIST as it is."""
 
     def augmentation(self):
         from zoo.data import Augmentation

@@ -7,13 +7,13 @@ from zoo.training.families.students import StudentRecipe
 
 @dataclass(frozen=True)
 class Recipe(StudentRecipe):
-    """Augmented as its teacher was."""
+    """The augmentation is that of the teacher."""
 
     data: str = "mnist"
     teachers: tuple[str, ...] = ("saved_models/mnist_nin_dsn",)
     epochs: int = 12
     shift: int = 2
-    """Training images are moved by up to so many pixels."""
+    """Move each training image by up to this many pixels."""
 
     def augmentation(self):
         from zoo.data import Augmentation

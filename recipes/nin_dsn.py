@@ -1,4 +1,4 @@
-"""NIN-DSN on your own images, `zoo train nin_dsn --data FOLDER`: not measured, it is yours."""
+"""NIN-DSN on your own images, `zoo train nin_dsn --data FOLDER`: not measured."""
 
 from dataclasses import dataclass
 
@@ -8,17 +8,18 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """For photographs; a folder of your own is its `data`."""
+    """A start for photographs. Give your folder of images as --data."""
 
     width: float = 0.5
     """Factor on the widths of the CIFAR-10 net."""
     dropout: float = 0.2
+    """Share of the units that dropout zeroes."""
     companion_weight: float = 0.3
-    """Of each hidden layer's loss at the first step; a cosine takes it to zero."""
+    """Weight of each hidden layer's loss at the first step. A cosine lowers it to zero."""
     pad_and_crop: int = 4
-    """Training images are padded with so many pixels and cropped at random. 0 leaves them."""
+    """Pad each training image by this many pixels, and crop it at random. 0: do neither."""
     flip: bool = True
-    """Half of the training images are mirrored, left and right. Not for writing."""
+    """Mirror half of the training images, left to right. Turn it off for images of writing."""
 
     def augmentation(self):
         from zoo.data import Augmentation

@@ -1,4 +1,4 @@
-"""Small nets for the papers' measurements, `zoo figure`: not measured for themselves."""
+"""Small nets for the papers' measurements, `zoo figure`: not measured on their own."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ import zoo.recipe
 
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
-    """A NIN without normalization at a quarter of its width, and what the papers vary in it."""
+    """A NIN without normalization, at a quarter of its width. Fields vary it as the papers do."""
 
     data: str = "cifar10"
     epochs: int = 6
@@ -18,26 +18,31 @@ class Recipe(zoo.recipe.Recipe):
     # zoo train small_net --validation 0.2 --epochs 1 --steps-per-epoch 300 --learning-rate RATE
     learning_rate: float = 0.05
     examples: int = 0
-    """How many training images, the classes in proportion; 0 for all."""
+    """Number of training images, with the classes in proportion. 0: all."""
     net: Literal["nin", "cnn", "normalized", "deep"] = "nin"
-    """`nin` variants "plain", "cnn" and "modern"; or 24 convolutions, each 16 maps wide."""
+    """nin, cnn, normalized: variants "plain", "cnn" and "modern" of `nin`.
+    deep: 24 convolutions with 16 filters each."""
     width: float = 0.25
-    """Factor on the widths of the CIFAR-10 net, but for "deep"."""
+    """Factor on the widths of the CIFAR-10 net. It does not change the deep net."""
     dropout: float = 0.0
+    """Share of the units that dropout zeroes."""
     head: Literal["pool", "dense"] = "pool"
-    """Global average pooling, or a fully connected layer."""
+    """pool: global average pooling. dense: a fully connected layer."""
     head_dropout: float = 0.0
-    """Before the fully connected layer."""
+    """Share of the inputs of the fully connected layer that dropout zeroes."""
     objective: Literal["softmax", "svm"] = "softmax"
-    """Softmax cross-entropy, or the one-vs-all squared hinge, on every head."""
+    """Loss of every head: softmax cross-entropy, or the one-vs-all squared hinge (svm)."""
     companions: Literal["none", "kept", "fading", "removed"] = "none"
-    """None; of a constant weight; of one that a cosine takes to zero; or removed after a while."""
+    """none: a plain net. kept: companions of a constant weight. fading: a cosine lowers the weight
+    to zero. removed: the weight is zero after --removal of the steps."""
     companion_form: Literal["pool", "dense"] = "pool"
+    """Form of the companion heads; see `CompanionHead`."""
     companion_weight: float = 0.3
+    """Weight of each companion's loss, at the first step."""
     removal: float = 0.5
-    """The share of the steps after which companions are "removed"."""
+    """Share of the steps after which --companions removed sets the weight to zero."""
     shift: int = 0
-    """Training images are moved by up to so many pixels."""
+    """Move each training image by up to this many pixels."""
     measure_gradients: bool = False
     """Log the mean square gradient of every layer's kernel."""
 
@@ -71,7 +76,7 @@ class Recipe(zoo.recipe.Recipe):
         return zoo.DeeplySupervised(trunk, heads, companion_weight=self._weight(steps))
 
     def _deep(self, data):
-        """Eight mlpconv layers of three narrow convolutions; Gaussian weights, no normalization."""
+        """Return a net of eight mlpconv layers of three narrow convolutions each, and its taps."""
         import keras
 
         x = images = keras.Input(data.image_shape)

@@ -9,8 +9,8 @@ from zoo.training.families import papers
 class Recipe(papers.DeeplySupervisedNet):
     """Local contrast normalization.
 
-    On the 73,257 training images: the papers add the 531,131 of the split "extra".
-    Softmax on all heads, as the released README says for SVHN.
+    It trains on 73,257 images. The papers add the 531,131 images of the split "extra".
+    All heads have softmax, as the released README says for SVHN.
     """
 
     data: str = "svhn_cropped"

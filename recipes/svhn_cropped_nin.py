@@ -9,7 +9,7 @@ from zoo.training.families import papers
 class Recipe(papers.NetworkInNetwork):
     """Local contrast normalization.
 
-    On the 73,257 training images: the papers add the 531,131 of the split "extra".
+    It trains on 73,257 images. The papers add the 531,131 images of the split "extra".
     """
 
     data: str = "svhn_cropped"

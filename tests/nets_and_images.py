@@ -5,6 +5,7 @@ import io
 import keras
 import numpy as np
 from keras import layers
+from oracles import softmax
 from PIL import Image
 
 GREY, COLOUR = (8, 8, 1), (12, 12, 3)
@@ -31,9 +32,7 @@ def pixels(image=COLOUR, count=5, seed=5):
 
 
 def probabilities_of(model, images):
-    logits = np.float64(model(images.astype("float32"), training=False))
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    return softmax(model(images.astype("float32"), training=False))
 
 
 def encode(image, form="PNG", **options):

@@ -83,7 +83,7 @@ def test_the_card_has_every_seed_its_mean_and_its_spread(place):
     three = next(row for row in first["classes"] if row["name"] == "3")
     row = f"| 3 | {100 * three['recall']:.2f} % | {100 * three['precision']:.2f} % |"
     true, answer, count = first["confusions"][0]
-    for text in (spread, calibration, row, f"most often: {true} for {answer} ({count})"):
+    for text in (spread, calibration, row, f"Most frequent mistakes: {true} for {answer} ({count})"):
         assert text in page, text
     assert "zoo reproduce ." in page
 
@@ -195,7 +195,7 @@ def test_an_export_is_exported_once_more_with_all_that_its_card_says(place, tmp_
     hashes = [card["fingerprint"]["checkpoint_hash"] for card in (again, before)]
     assert hashes[0] == hashes[1]
     pictures = [
-        sorted(file.name for file in folder.glob("examples/*.png"))
+        sorted(file.name for file in folder.glob("*/assets.extra/examples/*.png"))
         for folder in (tmp_path / "toy", place / "saved_models" / "toy")
     ]
     assert pictures[0] == pictures[1] != []
@@ -234,7 +234,7 @@ def test_an_export_of_a_file_names_no_recipe(place, tmp_path):
     assert command("export", model, *flags) == 0
     with pytest.raises(RecipeError, match="names no recipe"):
         reproducing.reproduce(tmp_path / "file")
-    with pytest.raises(card.RepeatError, match="knows no training"):
+    with pytest.raises(card.RepeatError, match="has no training"):
         card.repeat(tmp_path / "file" / "1")
 
 

@@ -59,6 +59,15 @@ def test_mlpconv_normalizes_before_each_activation():
     assert np.abs(inference - outputs).max() > 0.1  # the moving statistics have hardly moved
 
 
+def test_mlpconv_leaves_the_default_names_of_other_layers_as_they_are():
+    keras.layers.BatchNormalization()  # the first of a process has no number
+    names = [keras.layers.BatchNormalization().name]
+    MLPConv((7, 4), 3, normalization="batch")
+    names.append(keras.layers.BatchNormalization().name)
+    first, second = (int(name.rpartition("_")[2]) for name in names)
+    assert second == first + 1
+
+
 def test_mlpconv_draws_kernels_of_one_seeded_initializer_differently():
     layer = MLPConv((8, 8), 1, kernel_initializer="he_normal")
     layer.build((None, 4, 4, 8))
@@ -126,8 +135,8 @@ def test_an_mlpconv_takes_any_normalization_layer(normalization):
     for layer in (ours, stock):
         layer.build(images.shape)
     stock.set_weights(ours.get_weights())
-    assert all(type(each) is keras.layers.BatchNormalization for each in stock.normalizations)
-    assert len({id(each) for each in stock.normalizations}) == 2
+    assert all(type(layer) is keras.layers.BatchNormalization for layer in stock.normalizations)
+    assert len({id(layer) for layer in stock.normalizations}) == 2
     assert not any(convolution.use_bias for convolution in stock.convolutions)
     for training in (False, True):  # the momentum of the class is another one
         expected = ours(images, training=training)

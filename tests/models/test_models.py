@@ -49,10 +49,10 @@ def test_the_imagenet_net_starts_with_its_deviations():
     np.testing.assert_allclose(deviations(model), expected, rtol=0.1)
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, True), (True, True), (False, False)])
-def test_the_relu_on_the_class_maps_is_one_argument(given, expected):
+@pytest.mark.parametrize(("final_relu", "expected"), [(None, True), (True, True), (False, False)])
+def test_the_relu_on_the_class_maps_is_one_argument(final_relu, expected):
     images = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1))
-    model = zoo.nin((28, 28, 1), variant="mnist", final_relu=given)
+    model = zoo.nin((28, 28, 1), variant="mnist", final_relu=final_relu)
     maps = keras.Model(model.input, model.get_layer("class_maps").output)
     assert (np.asarray(maps(images)).min() >= 0) == expected
     assert zoo.nin((28, 28, 1)).get_layer("class_maps").activation is not keras.activations.relu
@@ -154,8 +154,8 @@ def test_the_dropout_of_an_mlp_is_of_pixels_and_of_hidden_units():
     for name, rate in (("input_dropout", 0.2), ("dropout1", 0.5), ("dropout2", 0.5)):
         layer = model.get_layer(name)
         both = keras.Model(model.input, [layer.input, layer.output])  # of one pass
-        given, kept = both(images, training=True)
-        dropped = np.asarray(kept)[np.asarray(given) != 0] == 0
+        inputs, outputs = both(images, training=True)
+        dropped = np.asarray(outputs)[np.asarray(inputs) != 0] == 0
         np.testing.assert_allclose(dropped.mean(), rate, atol=0.03)
 
 

@@ -36,9 +36,10 @@ def test_the_official_net_has_the_heads_of_the_released_code():
 
 def test_the_official_schedule_is_that_of_the_released_solvers():
     chosen = zoo.preset("official", steps=200_000, epochs=400)
-    rate = chosen.optimizer._learning_rate
+    config = chosen.optimizer.get_config()
+    schedule = keras.optimizers.schedules.deserialize(config["learning_rate"])
     steps = (0, 49_999, 50_000, 149_999, 150_000, 169_999, 170_000, 199_999)
-    rates = [float(rate(step)) for step in steps]
+    rates = [float(schedule(step)) for step in steps]
     np.testing.assert_allclose(rates, [0.025] * 4 + [0.00125] * 2 + [1e-4] * 2)
     weight = chosen.model["companion_weight"]
     assert [float(weight(step)) for step in (0, 49_999, 50_000)] == [1, 1, 0]

@@ -105,7 +105,7 @@ def test_global_average_pooling_takes_images_of_another_size(trained):
     [
         ({"weights": "animal_nin"}, "Did you mean 'animals_nin'"),
         ({"weights": "imagenet"}, "There are animals_nin, animals_nin_dsn"),
-        ({"weights": "animals", "preprocessing": []}, "trained behind .*Rescaling"),
+        ({"weights": "animals", "preprocessing": []}, "trained with the preprocessing .*Rescaling"),
         ({"weights": "animals", "width": 0.1}, "layer 'class_maps' .* leave width"),
         (
             {"weights": "animals", "input_shape": (12, 12, 1)},
@@ -123,12 +123,12 @@ def test_what_does_not_fit_is_refused(arguments, message):
 @pytest.mark.parametrize(
     ("trained_with", "missed"),
     [
-        ({"head": "dense"}, "'logits' has nothing there"),
+        ({"head": "dense"}, "'logits' has no such weight"),
         (
             {"final_relu": True},
             "'class_maps' has the activation linear; .* has the activation relu",
         ),
-        ({"linear_taps": True}, "'conv1' has nothing there"),
+        ({"linear_taps": True}, "'conv1' has no such weight"),
     ],
     ids=str,
 )
@@ -149,7 +149,7 @@ def test_a_net_that_would_answer_otherwise_is_refused(trained_with, missed, tmp_
 def test_the_width_is_that_of_the_weights(width, tmp_path):
     model = zoo.nin((6, 6, 1), 2, width=width)
     again = zoo.nin(weights=pretrained.Trained(model, {}, tmp_path))
-    assert [each.shape for each in again.weights] == [each.shape for each in model.weights]
+    assert [weight.shape for weight in again.weights] == [weight.shape for weight in model.weights]
 
 
 def test_companions_do_not_come_from_nets_without_them():
@@ -189,7 +189,8 @@ def test_a_card_that_tells_of_another_model_is_refused(change, message, saved_mo
 def test_a_teacher_is_the_keras_model_of_an_export(saved_models, trained, tmp_path):
     teacher = teachers.load(saved_models / "animals_nin_dsn")
     np.testing.assert_array_equal(logits(teacher), logits(trained))
-    assert [layer.name for layer in teacher.layers] == [each.name for each in trained.trunk.layers]
+    names = [[layer.name for layer in net.layers] for net in (teacher, trained.trunk)]
+    assert names[0] == names[1]
     copy = shutil.copytree(saved_models / "animals_nin", tmp_path / "copy")
     with open(copy / "1" / layout.MODEL, "ab") as file:
         file.write(b" ")
@@ -199,8 +200,8 @@ def test_a_teacher_is_the_keras_model_of_an_export(saved_models, trained, tmp_pa
 
 def test_a_teacher_of_the_zoo_has_its_name_wherever_one_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = teachers.load("saved_models/digits_nin_dsn")
-    assert found.output_shape == (None, 10)
+    teacher = teachers.load("saved_models/digits_nin_dsn")
+    assert teacher.output_shape == (None, 10)
     # What travels in an archive of `zoo pack`.
     version = layout.names()["digits_nin_dsn"] / "1"
     for name in (*layout.WEIGHT_FILES, files.CHECKSUMS):
@@ -208,7 +209,7 @@ def test_a_teacher_of_the_zoo_has_its_name_wherever_one_stands(tmp_path, monkeyp
         file.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(version / name, file)
     again = teachers.load("saved_models/packed")
-    for one, other in zip(again.get_weights(), found.get_weights(), strict=True):
+    for one, other in zip(again.get_weights(), teacher.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 

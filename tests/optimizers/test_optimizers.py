@@ -257,11 +257,11 @@ class Named(keras.optimizers.schedules.LearningRateSchedule):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"multipliers": {"bias": -1.0}}, "'bias' is -1.0; it is a number >= 0"),
-        ({"multipliers": {"bias": float("nan")}}, "'bias' is nan"),
-        ({"multipliers": {"bias": float("inf")}}, "'bias' is inf"),
-        ({"multipliers": {"bias": "2"}}, "'bias' is '2'"),
-        ({"multipliers": {"bias": None}}, "'bias' is None"),
+        ({"multipliers": {"bias": -1.0}}, "'bias' is a number >= 0, .*; received -1.0"),
+        ({"multipliers": {"bias": float("nan")}}, "'bias' is .* received nan"),
+        ({"multipliers": {"bias": float("inf")}}, "'bias' is .* received inf"),
+        ({"multipliers": {"bias": "2"}}, "'bias' is .* received '2'"),
+        ({"multipliers": {"bias": None}}, "'bias' is .* received None"),
         ({"multipliers": {"(bias": 2.0}}, r"received '\(bias': missing \)"),
         ({"multipliers": {3: 2.0}}, "regular expression; received 3"),
         ({"multipliers": {"bias": 2.0}, "weight_decay": 5e-4}, r"L2\(0.00025\)"),
@@ -277,7 +277,7 @@ def test_layerwise_sgd_refuses(arguments, message):
 def test_an_expression_found_in_no_path_is_refused_when_it_is_built():
     optimizer = LayerwiseSGD(0.1, multipliers={"bias": 2.0, "ccp7": 0.1})
     message = (
-        "'ccp7' is found in the path of no trainable variable; they are conv1/kernel, conv1/bias, "
+        "'ccp7' matches the path of no trainable variable; the paths are conv1/kernel, conv1/bias, "
         r"cccp6/kernel, cccp6/bias\.$"
     )
     with pytest.raises(ValueError, match=message):

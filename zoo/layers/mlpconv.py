@@ -159,8 +159,9 @@ def normalization_layer(normalization):
         return None
     if normalization == "batch":
         # Keras' momentum of 0.99 needs some 500 steps before evaluation can be trusted. An epoch of
-        # a small data set has ten.
-        return BatchNormalization(momentum=0.9)
+        # a small data set has ten. Keras counts the layers without a name, so an unnamed one would
+        # change the default names of the caller's own layers.
+        return BatchNormalization(momentum=0.9, name="batch_normalization")
     if isinstance(normalization, type) and issubclass(normalization, layers.Layer):
         return normalization()
     if isinstance(normalization, layers.Layer):

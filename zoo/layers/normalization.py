@@ -6,17 +6,18 @@ from keras import layers, ops
 
 @keras.saving.register_keras_serializable("zoo")
 class BatchNormalization(layers.BatchNormalization):
-    """`keras.layers.BatchNormalization`, computed by TensorFlow's fused kernel where it applies.
+    """Normalizes each channel over the batch, with TensorFlow's fused kernel where it applies.
 
-    (batch, height, width, channels) -> the same shape. Variables, arguments and numbers are those
-    of the stock layer; so is the arithmetic, wherever the kernel does not apply: other ranks and
-    axes, masks, `renorm`, `synchronized`, JAX and PyTorch. Stock Keras normalizes in float32 with
-    a chain of elementwise operations, which halves the training speed of a NIN on a CPU.
+    (batch, height, width, channels) -> the same shape
 
-    Under a tf.distribute strategy the statistics in training are those of the whole batch, not of
-    each replica's part of it, `synchronized` or not; with a mask or `renorm` they are stock Keras'.
+    The variables, arguments and numbers are those of `keras.layers.BatchNormalization`. The kernel
+    does not apply to other ranks and axes, to masks, `renorm` and `synchronized`, and on JAX and
+    PyTorch; there the code of Keras runs. Keras normalizes in float32 with a chain of elementwise
+    operations, which halves the training speed of a NIN on a CPU.
 
-    Ioffe and Szegedy, arXiv:1502.03167.
+    In training under a tf.distribute strategy, the statistics are those of the whole batch instead
+    of those of each replica's part, `synchronized` or not. With a mask or `renorm` they are those
+    of Keras. Ioffe and Szegedy, arXiv:1502.03167.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -39,23 +40,22 @@ class BatchNormalization(layers.BatchNormalization):
         return self._fused(ops.cast(inputs, self.compute_dtype), bool(training and self.trainable))
 
     def _of_whole_batch(self, inputs, replica):
-        """Training with the mean and variance over all replicas' examples; some may have none."""
+        """Normalize with the statistics of all replicas' examples; a replica may have none."""
         import tensorflow as tf
 
         total = tf.distribute.ReduceOp.SUM
         inputs = tf.cast(inputs, "float32")
         axes = [axis for axis in range(len(inputs.shape)) if axis != self.axis % len(inputs.shape)]
-        values = tf.size(inputs) // inputs.shape[self.axis]
-        sums, values = replica.all_reduce(
-            total, [tf.reduce_sum(inputs, axes, keepdims=True), tf.cast(values, tf.float32)]
+        count = tf.size(inputs) // inputs.shape[self.axis]
+        sums, count = replica.all_reduce(
+            total, [tf.reduce_sum(inputs, axes, keepdims=True), tf.cast(count, tf.float32)]
         )
-        mean = sums / values
-        # Twice over the inputs, where Keras' E(x^2) - E(x)^2 would cancel digits.
+        mean = sums / count
+        # Keras' E(x^2) - E(x)^2 needs one pass over the inputs, not two, but loses digits.
         squares = tf.reduce_sum(tf.square(inputs - mean), axes, keepdims=True)
-        mean, variance = (
-            tf.reshape(each, (-1,)) for each in (mean, replica.all_reduce(total, squares) / values)
-        )
-        self._remember(mean, variance)
+        variance = replica.all_reduce(total, squares) / count
+        mean, variance = tf.reshape(mean, (-1,)), tf.reshape(variance, (-1,))
+        self._update_moving_statistics(mean, variance)
         outputs = ops.batch_normalization(
             inputs,
             mean,
@@ -67,10 +67,10 @@ class BatchNormalization(layers.BatchNormalization):
         )
         return tf.cast(outputs, self.compute_dtype)
 
-    def _remember(self, mean, variance):
-        keep = self.momentum
-        self.moving_mean.assign(self.moving_mean * keep + mean * (1 - keep))
-        self.moving_variance.assign(self.moving_variance * keep + variance * (1 - keep))
+    def _update_moving_statistics(self, mean, variance):
+        momentum = self.momentum
+        self.moving_mean.assign(self.moving_mean * momentum + mean * (1 - momentum))
+        self.moving_variance.assign(self.moving_variance * momentum + variance * (1 - momentum))
 
     def _fused(self, inputs, training):
         import tensorflow as tf
@@ -89,12 +89,12 @@ class BatchNormalization(layers.BatchNormalization):
             # The kernel returns the unbiased variance (n - 1); Keras averages the biased one (n).
             count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
             variance *= (count - 1) / count
-            self._remember(mean, variance)
+            self._update_moving_statistics(mean, variance)
         return outputs
 
 
 def _replica():
-    """The replica that runs, if it is one of several under a tf.distribute strategy."""
+    """Return the context of the running replica if a tf.distribute strategy has several."""
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf

@@ -1,9 +1,9 @@
 """Preprocessing inside the model, so that training, evaluation and serving cannot differ.
 
-All three layers take raw pixels or each other's outputs, (batch, height, width, channels) to the
-same shape, and compute in float32 under every dtype policy. Their constants are those of maxout's
-pylearn2 scripts, which Network in Network (arXiv:1312.4400, section 4) follows: global contrast
-normalization and ZCA whitening for CIFAR, local contrast normalization for SVHN.
+All three layers take raw pixels or each other's outputs, keep the shape, and compute in float32
+under every dtype policy. Their constants are those of the pylearn2 scripts of maxout, which Network
+in Network (arXiv:1312.4400, section 4) follows: global contrast normalization and ZCA whitening for
+CIFAR, local contrast normalization for SVHN.
 """
 
 import keras
@@ -21,14 +21,19 @@ class _Float32Layer(layers.Layer):
 
 @keras.saving.register_keras_serializable("zoo")
 class GlobalContrastNormalization(_Float32Layer):
-    """Subtract each image's mean over all its values and divide by its norm, then scale.
+    """Subtracts from each image its mean over all values, divides by its norm, and scales it.
 
-    (batch, height, width, channels) -> the same shape; the L2 norm of every image is `scale`: 55
-    for CIFAR, which makes the root mean square of its 3,072 values 0.992. With `use_std` the
-    standard deviation (n - 1 in its denominator) takes the place of the norm. An image whose
-    divisor is below `min_divisor`, one of a single grey, is not divided.
+    (batch, height, width, channels) -> the same shape
 
-    pylearn2, `global_contrast_normalize`.
+    It is `global_contrast_normalize` of pylearn2.
+
+    Arguments:
+        scale: the L2 norm of every output image. 55 makes the root mean square of the 3,072 values
+            of a CIFAR image 0.992.
+        use_std: True divides by the standard deviation, with n - 1 in its denominator, instead of
+            the norm.
+        sqrt_bias: a number that is added to the squared norm or the variance.
+        min_divisor: an image with a smaller divisor, such as one of a single grey, is not divided.
     """
 
     def __init__(self, scale=55.0, *, use_std=False, sqrt_bias=0.0, min_divisor=1e-8, **kwargs):
@@ -37,7 +42,7 @@ class GlobalContrastNormalization(_Float32Layer):
         self.sqrt_bias, self.min_divisor = float(sqrt_bias), float(min_divisor)
 
     def call(self, images):
-        images = ops.cast(images, "float32")  # pixels may be whole numbers, which Keras leaves
+        images = ops.cast(images, "float32")  # Keras does not cast images of whole numbers
         x = ops.reshape(images, (ops.shape(images)[0], -1))
         x = x - ops.mean(x, axis=1, keepdims=True)
         power = ops.sum(ops.square(x), axis=1, keepdims=True)
@@ -54,21 +59,24 @@ class GlobalContrastNormalization(_Float32Layer):
 
 @keras.saving.register_keras_serializable("zoo")
 class ZCAWhitening(_Float32Layer):
-    """Subtract the mean image and multiply by the inverse square root of the covariance.
+    """Subtracts the mean image and multiplies by the inverse square root of the covariance.
 
-    (batch, height, width, channels) -> the same shape: (x - mean) V diag(1 / sqrt(e)) V', with e
-    and V the eigenvalues and vectors of X'X / n + `filter_bias` I over the images given to
-    `adapt`, which come as the layer will see them: after global contrast normalization, if that
-    stands before it. The matrix has (height x width x channels)^2 values: 37.7 MB for CIFAR.
+    (batch, height, width, channels) -> the same shape
 
-    pylearn2, `ZCA(filter_bias=0.1)`.
+    The output is (x - mean) V diag(1 / sqrt(e)) V', where e and V are the eigenvalues and
+    eigenvectors of X'X / n + `filter_bias` I. X are the n images of `adapt`, with their mean
+    subtracted. The matrix has (height x width x channels)^2 values: 37.7 MB for CIFAR. It is
+    `ZCA(filter_bias=0.1)` of pylearn2.
+
+    Arguments:
+        filter_bias: the number added to the variances.
 
     Raises:
-        ValueError: when called before `adapt`.
+        ValueError: if the layer is called before `adapt`.
     """
 
     def __init__(self, filter_bias=0.1, **kwargs):
-        # Only a saved configuration says so: its weights follow from the file.
+        # "adapted" comes from a saved configuration, after which the weights are loaded.
         self.adapted = kwargs.pop("adapted", False)
         super().__init__(**kwargs)
         self.filter_bias = float(filter_bias)
@@ -79,7 +87,17 @@ class ZCAWhitening(_Float32Layer):
         self.matrix = self.add_weight((size, size), "zeros", name="matrix", trainable=False)
 
     def adapt(self, images):
-        """Fit mean and matrix to an array of images, or to batches, with or without labels."""
+        """Compute the mean and the matrix from images, as this layer will receive them.
+
+        After a global contrast normalization, for example, give the images that it returns.
+
+        Arguments:
+            images: an array (examples, height, width, channels), or an iterable of such arrays or
+                of pairs (images, labels).
+
+        Raises:
+            ValueError: if there are no images.
+        """
         batches = [images] if hasattr(images, "shape") else images
         count, total, outer, shape = 0, 0.0, 0.0, None
         for batch in batches:
@@ -89,7 +107,7 @@ class ZCAWhitening(_Float32Layer):
             x = batch.reshape(len(batch), -1)
             count, total, outer = count + len(x), total + x.sum(0), outer + x.T @ x
         if not count:
-            raise ValueError("ZCAWhitening.adapt received no images.")
+            raise ValueError("ZCAWhitening.adapt received no images; it needs at least one.")
         mean = total / count
         covariance = outer / count - np.outer(mean, mean)
         values, vectors = np.linalg.eigh(covariance + self.filter_bias * np.eye(len(mean)))
@@ -103,8 +121,8 @@ class ZCAWhitening(_Float32Layer):
     def call(self, images):
         if not self.adapted:
             raise ValueError(
-                f"{self.name!r} was called before it knew any image; call "
-                "adapt(training_images) first, with the images as this layer will see them."
+                f"The ZCAWhitening layer {self.name!r} was called before adapt; call "
+                "adapt(training_images) first, with the images as this layer will receive them."
             )
         images = ops.cast(images, "float32")
         x = ops.reshape(images, (ops.shape(images)[0], self.mean.shape[0]))
@@ -117,11 +135,17 @@ class ZCAWhitening(_Float32Layer):
 
 @keras.saving.register_keras_serializable("zoo")
 class LocalContrastNormalization(_Float32Layer):
-    """Subtract from each pixel the Gaussian mean of its neighbourhood and divide by its deviation.
+    """Subtracts from each pixel the mean of its neighbours and divides by their deviation.
 
-    (batch, height, width, channels) -> the same shape, each channel by itself. The deviation is
-    nowhere taken smaller than its mean over the channel, nor than `threshold`. Outside the image
-    is zero, as in pylearn2's `LeCunLCN` (Gaussian of deviation 2 in a 7 x 7 window).
+    (batch, height, width, channels) -> the same shape
+
+    Each channel is normalized by itself. The neighbours are weighted by a Gaussian of deviation 2;
+    outside the image they are zero. The divisor is at least the mean deviation of the channel. It
+    is `LeCunLCN` of pylearn2.
+
+    Arguments:
+        kernel_size: the height and width of the neighbourhood, in pixels.
+        threshold: the smallest divisor.
     """
 
     def __init__(self, kernel_size=7, *, threshold=1e-4, **kwargs):

@@ -1,4 +1,4 @@
-"""Factories of Keras models: raw pixels 0..255 in, logits out, and names to cut at."""
+"""Functions that build Keras models, which take raw pixels 0..255 and return logits."""
 
 from zoo.models.deeply_supervised import nin_dsn
 from zoo.models.network_in_network import nin

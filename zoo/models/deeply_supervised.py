@@ -8,7 +8,7 @@ from zoo.models import pretrained
 from zoo.models.network_in_network import nin
 from zoo.objectives import DeeplySupervised
 
-# What `nin_dsn` hands on to `DeeplySupervised`; its other arguments are those of `nin`.
+# The arguments of `nin_dsn` that it passes to `DeeplySupervised`. All others go to `nin`.
 _SUPERVISION = (
     *("companion_weight", "companion_loss", "threshold", "soft_weight", "temperature"),
     *("decoders", "decoder_weight"),
@@ -27,25 +27,30 @@ def nin_dsn(
     name="nin_dsn",
     **arguments,
 ):
-    """A `nin` whose hidden layers also learn from the labels, each by a companion head.
+    """Build a `nin` whose hidden layers also learn from the labels, each by a companion head.
 
-    Raw images (batch, *input_shape), 0..255 -> logits (batch, classes), float32. A
-    `DeeplySupervised` model: `fit` takes one label an image, `predict` gives the output's logits,
-    `.trunk` is the plain `nin` to ship. `zoo.preset` has the arguments of the paper and of its
-    released code. Lee et al., Deeply-Supervised Nets, arXiv:1409.5185.
+    Raw images (batch, *input_shape), pixels 0..255 -> logits (batch, classes), float32
+
+    The result is a `DeeplySupervised` model: `fit` takes one label per image, `predict` returns the
+    logits of the output, and `.trunk` is the plain `nin` to ship. `zoo.preset` returns the
+    arguments of the paper and of its released code. Lee et al., Deeply-Supervised Nets,
+    arXiv:1409.5185.
 
     Arguments:
+        input_shape, classes: as in `nin`.
+        weights: as in `nin`, from a model that was trained with companions. The weights of the
+            companions are loaded too, unless the number of classes differs.
         companion_form: "pool" or "dense", as in `CompanionHead`.
-        companion_taps: where they attach: "mlpconv", to the hidden mlpconv layers, or "conv", to
-            the first convolution of every mlpconv layer, before its ReLU, as the released code.
-        weights: as of `nin`, of a model that was trained with companions; these come with it,
-            unless the number of classes is another.
-        companion_initializer, companion_regularizer: of the heads' kernels.
+        companion_taps: the layers that get a companion. "mlpconv" takes the hidden mlpconv layers.
+            "conv" takes the first convolution of every mlpconv layer, before its ReLU, as the
+            released code does.
+        companion_initializer: the initializer of the companions' kernels.
+        companion_regularizer: the regularizer of the companions' kernels.
         arguments: companion_weight, companion_loss, threshold, soft_weight, temperature, decoders
-            and decoder_weight are those of `DeeplySupervised`; all others those of `nin`.
+            and decoder_weight go to `DeeplySupervised`, all others to `nin`.
 
     Raises:
-        ValueError: for unknown taps, and as `nin` and `DeeplySupervised`.
+        ValueError: if the taps are unknown, and where `nin` and `DeeplySupervised` raise it.
     """
     if companion_taps not in ("mlpconv", "conv"):
         raise ValueError(f'companion_taps is "mlpconv" or "conv"; received {companion_taps!r}.')
@@ -55,8 +60,8 @@ def nin_dsn(
         arguments["linear_taps"] = True
     trunk = nin(input_shape, classes, weights=trained, name="trunk", **arguments)
     classes = trunk.output_shape[-1]
-    # All but the last: the output classifies that one already, or it makes the class maps.
     kind = layers.Conv2D if companion_taps == "conv" else MLPConv
+    # The last one gets no companion: the output classifies it already, or it is `class_maps`.
     taps = [layer.name for layer in trunk.layers if isinstance(layer, kind)][:-1]
     companions = {
         tap: CompanionHead(

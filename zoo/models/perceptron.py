@@ -14,30 +14,35 @@ def mlp(
     max_norm=None,
     name="mlp",
 ):
-    """A multilayer perceptron: fully connected layers of rectified linear units on the pixels.
+    """Build a multilayer perceptron: fully connected layers of rectified linear units on pixels.
 
-    Raw images (batch, *input_shape), 0..255 -> logits (batch, classes), float32. Built, not
-    compiled. To cut at: `hidden1`, `hidden2`, ... and `logits`. The nets of section 3 of Hinton,
-    Vinyals and Dean, arXiv:1503.02531: the teacher has `hidden=(1200, 1200)`, dropout and a
-    `max_norm`, as in arXiv:1207.0580; the student `hidden=(800, 800)` and neither.
+    Raw images (batch, *input_shape), pixels 0..255 -> logits (batch, classes), float32
+
+    The model is built, but not compiled. These layers have fixed names, so that
+    `model.get_layer(name).output` returns their output: `hidden1`, `hidden2`, ... and `logits`.
+    Hinton, Vinyals and Dean, arXiv:1503.02531, section 3, use such nets. Their teacher has
+    `hidden=(1200, 1200)`, dropout and a `max_norm`, as in arXiv:1207.0580. Their student has
+    `hidden=(800, 800)`, no dropout and no `max_norm`.
 
     Arguments:
-        input_shape: of an image, such as (height, width, channels).
-        classes: 2 or more.
+        input_shape: the shape of an image, such as (height, width, channels).
+        classes: the number of classes, 2 or more.
         hidden: the number of units of each hidden layer.
-        dropout: rate after every hidden layer. input_dropout: rate of the pixels.
+        dropout: the dropout rate after every hidden layer.
+        input_dropout: the dropout rate of the pixels.
         max_norm: the largest L2 norm of the incoming weights of a hidden unit; None for no limit.
 
     Raises:
-        ValueError: for fewer than 2 classes, a layer without units, or a rate or norm out of range.
+        ValueError: if there are fewer than 2 classes, if a layer has no units, or if a rate or norm
+            is out of range.
     """
     if classes < 2:
         raise ValueError(f"A classifier needs at least 2 classes; received classes={classes}.")
     if any(units < 1 for units in hidden):
         raise ValueError(f"hidden is a list of numbers of units, 1 or more; received {hidden}.")
-    for what, rate in (("dropout", dropout), ("input_dropout", input_dropout)):
+    for name_of_rate, rate in (("dropout", dropout), ("input_dropout", input_dropout)):
         if not 0 <= rate < 1:
-            raise ValueError(f"{what} is a rate in 0 <= rate < 1; received {rate}.")
+            raise ValueError(f"{name_of_rate} is a rate in 0 <= rate < 1; received {rate}.")
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"max_norm is a positive number or None; received {max_norm}.")
     images = x = keras.Input(input_shape, name="images")

@@ -1,4 +1,4 @@
-"""Presets of a deeply supervised net: the paper's objective, its released code's, and ours."""
+"""Presets of a deeply supervised net: the objectives of the paper, of its code and of the zoo."""
 
 from dataclasses import dataclass, replace
 
@@ -12,57 +12,64 @@ PRESETS = ("modern", "official", "paper")
 
 @dataclass(frozen=True)
 class Preset:
-    """Arguments of `nin_dsn`, and what to compile it with."""
+    """The arguments of `nin_dsn` and of its `compile`."""
 
     model: dict
+    """Keyword arguments of `nin_dsn`."""
     loss: keras.losses.Loss
+    """The loss to compile with; the companions use it too."""
     optimizer: keras.optimizers.Optimizer
+    """The optimizer to compile with, and its schedule."""
 
 
 def preset(
     name, *, steps, epochs, classes=10, objective=None, learning_rate=None, weight_decay=5e-4
 ):
-    """A `Preset`: "paper", "official" or "modern".
+    """Return the `Preset` of a name: "modern", "official" or "paper".
 
         chosen = zoo.preset("official", steps=200_000, epochs=400)
         model = zoo.nin_dsn((32, 32, 3), 10, **chosen.model)
         model.compile(chosen.optimizer, chosen.loss, metrics=["accuracy"])
 
-    "paper" is equation 3 of Deeply-Supervised Nets with the multiclass squared hinge of equations 4
-    and 5 on every head, dense heads on the hidden mlpconv layers, a companion weight that falls
-    linearly over the epochs, and a threshold. The paper gives neither weight nor threshold: 1.0
-    (which its rule multiplies by 0.1) and 0.1 are ours, untuned. Its learning rate falls once, by
-    a factor of 20.
+    "modern" is the recommended one. It has batch normalization, softmax, pooled heads, and a
+    companion weight of 0.3 that a cosine lowers to zero. On held-out images, other forms, weights
+    and fades made no difference beyond that between seeds: see docs/results/README.md.
 
-    "official" is the released code, s9xie/DSN: one-vs-all squared hinges, and dense heads on each
-    mlpconv's first convolution before its ReLU. The companions have weight 1; their own weights
-    learn at 1/1000 of the rate, which falls further as (1 + step / 10,000)^-0.75. Biases learn at
-    twice the rate and without decay, the class maps at a tenth. After a quarter of the steps the
-    companions are removed and the momentum starts afresh; after three quarters the rate falls to
-    1/20, and after 85 % to 1/250, with fresh momentum: 50,000 + 120,000 + 30,000 steps, in
-    proportion.
+    "official" is the released code, s9xie/DSN. It has one-vs-all squared hinges, and dense heads on
+    the first convolution of each mlpconv layer, before its ReLU. The companions have weight 1.
+    Their variables learn at 1/1000 of the learning rate, a factor that falls further as
+    (1 + step / 10,000)^-0.75. Biases learn at twice the learning rate and without decay, the class
+    maps at a tenth of it. After 25 % of the steps the companions are removed, and the momentum
+    starts at zero again. After 75 % the learning rate falls to 1/20. After 85 % it falls to 1/250,
+    and the momentum starts at zero again. The released run had 50,000 + 120,000 + 30,000 steps.
 
-    "modern" is the one to use: batch normalization, softmax, pooled heads, and a companion weight
-    of 0.3 that a cosine takes to zero. What held-out images said of form, weight and fade is in
-    docs/results/README.md: no difference beyond that of the seeds.
+    "paper" is equation 3 of Deeply-Supervised Nets, arXiv:1409.5185. It has the multiclass squared
+    hinge of equations 4 and 5 on every head, dense heads on the hidden mlpconv layers, a companion
+    weight that falls linearly over the epochs, and a threshold. The paper gives no value for the
+    weight and the threshold. The zoo has 1.0, which the paper's rule multiplies by 0.1, and 0.1;
+    neither is tuned. The learning rate falls once, by a factor of 20.
 
     Arguments:
-        steps: of the whole training. epochs: what they are divided into.
-        classes: of the data.
-        objective: "svm" or "softmax", of all heads; None for the preset's own. The released code
-            has softmax for CIFAR-100 and SVHN.
-        learning_rate: the highest; None for the preset's own.
-        weight_decay: as Caffe counts it, on kernels.
+        name: "modern", "official" or "paper".
+        steps: the number of steps of the whole training.
+        epochs: the number of epochs of the whole training.
+        classes: the number of classes.
+        objective: the loss of all heads, "svm" or "softmax"; None takes the preset's own. The
+            released code has softmax for CIFAR-100 and SVHN.
+        learning_rate: the highest learning rate of the schedule. None takes the preset's own: 0.1
+            for "modern", 0.025 for the others.
+        weight_decay: the weight decay of the kernels, as Caffe counts it.
 
     Raises:
-        ValueError: for an unknown name or objective, or fewer than one step an epoch.
+        ValueError: if the name or the objective is unknown, or if there are fewer steps than
+            epochs.
     """
     if name not in PRESETS:
         raise ValueError(f"A preset is one of {', '.join(PRESETS)}; received {name!r}.")
     if not steps >= epochs >= 1:
         raise ValueError(
-            f"A training has 1 epoch or more of 1 step or more; received steps={steps}, "
-            f"epochs={epochs}."
+            "A training has at least 1 epoch, and at least 1 step in each epoch; received "
+            f"steps={steps}, epochs={epochs}."
         )
     if objective not in (None, "svm", "softmax"):
         raise ValueError(f'objective is "svm" or "softmax"; received {objective!r}.')
@@ -90,7 +97,7 @@ def _official(steps, epochs, classes, learning_rate, weight_decay):
         **_published(weight_decay),
         "companion_form": "dense",
         "companion_taps": "conv",
-        # Caffe's "xavier" of that time counted the classes into the fan-in.
+        # Caffe's "xavier" of that time multiplied the fan-in by the number of classes.
         "companion_initializer": keras.initializers.VarianceScaling(
             1 / classes, "fan_in", "uniform"
         ),
@@ -125,7 +132,7 @@ def _paper(steps, epochs, classes, learning_rate, weight_decay):
 
 
 def _published(weight_decay):
-    """The nets of both: Network in Network's, without the ReLU on the class maps."""
+    """Return the arguments that "official" and "paper" share: their net and its weight decay."""
     decay = keras.regularizers.L2(weight_decay / 2) if weight_decay else None
     return {
         "variant": "cifar10",

@@ -1,8 +1,8 @@
-"""Trained weights, out of exports that are what their card says, into nets that they fit.
+"""Load the trained weights of an export, after checks of its files, into a net that they fit.
 
     saved_models/NAME/VERSION/assets.extra/{model.keras, card.json, labels.txt}
 
-`model.keras` is the trained Keras model, with its companions if it has such.
+`model.keras` is the trained Keras model, with its companions if it has any.
 """
 
 import itertools
@@ -21,7 +21,7 @@ _HEADS = ("class_maps", "logits")
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained model and what its card says: `model`, `card`, and the `version`'s folder."""
+    """A trained model, the contents of its card, and the folder of its version."""
 
     model: keras.Model
     card: dict
@@ -29,59 +29,59 @@ class Trained:
 
     @property
     def trunk(self):
-        """The plain model that ships."""
+        """The model without its companions."""
         return shipped(self.model)
 
     def preprocessing(self):
-        """New layers like those in front of the trained net; their statistics are weights."""
-        return [type(each).from_config(each.get_config()) for each in _before(self.trunk)]
+        """Return new layers like the preprocessing of the trained net.
+
+        Their statistics, such as a whitening matrix, are weights, which `give` copies.
+        """
+        return [type(layer).from_config(layer.get_config()) for layer in _preprocessing(self.trunk)]
 
     def give(self, model):
-        """Put the trained weights into `model`, a `nin` or `nin_dsn`, and return it.
+        """Copy the trained weights into `model`, a `nin` or `nin_dsn`, and return `model`.
 
-        Its heads, the companions' too, keep their own where it has another number of classes.
+        If `model` has another number of classes, its heads, also those of companions, keep their
+        own weights.
 
         Raises:
-            ValueError: for other preprocessing, or a layer that only one of the nets has or that
-                has another shape or, for the class maps, another activation.
+            ValueError: if the preprocessing differs, if only one of the nets has a layer, or if a
+                layer differs in its shapes or, for the class maps, in its activation.
         """
         if preprocessing_of(model) != preprocessing_of(self.model):
             raise ValueError(
-                f"The weights of {self.version} were trained behind {preprocessing_of(self.model)};"
-                f" the net has {preprocessing_of(model)}. Leave preprocessing out."
+                f"The weights of {self.version} were trained with the preprocessing "
+                f"{preprocessing_of(self.model)}; the net has {preprocessing_of(model)}. Leave "
+                "preprocessing out."
             )
         ours, theirs = _by_name(model), _by_name(self.model)
-        heads = set(_HEADS) | {head.name for head in _companions(model)}
+        kept_heads = {*_HEADS, *(head.name for head in _companions(model))}
         if shipped(model).output_shape == self.trunk.output_shape:
-            heads = set()
-        # A plain net may leave the companions behind, but nothing that its answers come from.
-        for name in sorted((ours.keys() | _by_name(self.trunk).keys()) - heads):
-            told = _told(ours.get(name)), _told(theirs.get(name))
-            if told[0] != told[1]:
-                pairs = itertools.zip_longest(*told, fillvalue="nothing there")
-                one, other = next(pair for pair in pairs if pair[0] != pair[1])
-                raise ValueError(
-                    f"The layer {name!r} has {one}; in {self.version} it has {other}. With weights "
-                    "leave width out, keep the channels, and give the variant, head and final_relu "
-                    "that these were trained with."
-                )
-        for name in ours.keys() - heads:
+            kept_heads = set()
+        # A plain net has no use for the trained companions; all other trained layers must fit.
+        for name in sorted((ours.keys() | _by_name(self.trunk).keys()) - kept_heads):
+            _check_same(name, ours.get(name), theirs.get(name), self.version)
+        for name in ours.keys() - kept_heads:
             for variable, value in zip(ours[name].weights, theirs[name].weights, strict=True):
                 variable.assign(value)
         return model
 
 
 def load(weights, *, with_companions=False):
-    """The `Trained` model that `weights` names.
+    """Return the `Trained` model that `weights` names.
 
-    `weights` is the name of a data set, such as "mnist", for saved_models/mnist_nin_dsn, of which
-    a `nin` takes the trunk; the name of a folder in saved_models/, such as "mnist_student"; or the
-    path of such a folder or of a version. What was loaded before is returned as it is.
+    Arguments:
+        weights: the name of a data set, such as "mnist", which stands for
+            saved_models/mnist_nin_dsn; the name of a folder in saved_models/, such as
+            "mnist_student"; the path of such a folder or of a version in it; or a `Trained`, which
+            is returned.
+        with_companions: True requires a model that was trained with companions.
 
     Raises:
-        ValueError: for weights that are not there (the nearest are named), files that are not
-            those that were exported, a model that is not what its card says, or one without the
-            companions asked for.
+        ValueError: if there are no such weights (the message names the nearest), if a file has
+            changed since the export, if the model differs from its card, or if it has no
+            companions where they are required.
     """
     if isinstance(weights, Trained):
         return weights
@@ -89,30 +89,33 @@ def load(weights, *, with_companions=False):
     labels = exports.labels(version)
     trained = Trained(load_model(version / exports.MODEL), card, version)
     if with_companions and trained.trunk is trained.model:
-        raise ValueError(f"{version} was trained without companions; nin(weights=...) takes it.")
-    found = {
+        raise ValueError(f"{version} was trained without companions; load it with zoo.nin.")
+    in_export = {
         "labels": labels,
         "classes": trained.trunk.output_shape[-1],
         "image shape": list(trained.trunk.input_shape[1:]),
         "preprocessing": preprocessing_of(trained.model),
     }
-    told = {
+    in_card = {
         "labels": card["labels"],
         "classes": len(card["labels"]),
         "image shape": card["input"]["shape"],
         "preprocessing": card["input"]["preprocessing"],
     }
-    for what, value in found.items():
-        if value != told[what]:
-            raise ValueError(f"{version} has the {what} {value}; its card says {told[what]}.")
+    for fact, value in in_export.items():
+        if value != in_card[fact]:
+            raise ValueError(
+                f"{version} has the {fact} {value}; its card says {in_card[fact]}. Export the "
+                "model again."
+            )
     return trained
 
 
 def read_card(weights):
-    """(version, its card) of what `weights` names, after a look at the checksums.
+    """Return (folder of the version, its card) of `weights`, after a check of the checksums.
 
     Raises:
-        ValueError: for weights that are not there, or files that are not those exported.
+        ValueError: if there are no such weights, or if a file has changed since the export.
     """
     version = find(weights)
     exports.verify_weights(version)
@@ -120,54 +123,67 @@ def read_card(weights):
 
 
 def preprocessing_of(model):
-    """The layers between the pixels and the first convolution, as JSON has them.
+    """Describe the layers between the pixels and the first convolution, as values of JSON.
 
-    Their statistics, such as a whitening matrix, are weights and not in it.
+    The description has no statistics, such as a whitening matrix: they are weights.
     """
-    told = []
-    for layer in _before(shipped(model)):
+    descriptions = []
+    for layer in _preprocessing(shipped(model)):
         config = layer.get_config()
-        # What they are called, and how precisely they calculate, is no matter.
-        kept = {k: v for k, v in config.items() if k not in ("name", "dtype", "trainable")}
-        told.append({"layer": type(layer).__name__, **json.loads(json.dumps(kept, default=str))})
-    return told
+        # The name and the precision of a layer do not decide whether weights fit.
+        config = {k: v for k, v in config.items() if k not in ("name", "dtype", "trainable")}
+        config = json.loads(json.dumps(config, default=str))
+        descriptions.append({"layer": type(layer).__name__, **config})
+    return descriptions
 
 
-def _before(trunk):
-    """The layers in front of the first that is trained."""
-    found = []
-    for layer in trunk.layers:
-        if layer.trainable_variables:
-            break
-        if not isinstance(layer, keras.layers.InputLayer):
-            found.append(layer)
-    return found
+def _preprocessing(trunk):
+    """Return the layers in front of the first trainable layer."""
+    layers = itertools.takewhile(lambda layer: not layer.trainable_variables, trunk.layers)
+    return [layer for layer in layers if not isinstance(layer, keras.layers.InputLayer)]
 
 
 def _by_name(model):
-    """{name: layer} of the layers that have weights, those of the companions too."""
+    """Return {name: layer} of all layers with weights, companions included."""
     layers = (*shipped(model).layers, *_companions(model))
     return {layer.name: layer for layer in layers if layer.weights}
 
 
 def _companions(model):
-    """The heads of a model that is deeply supervised; of another none."""
-    within = supervised(model)
-    return list(within.companions.values()) if within else []
+    """Return the companion heads of a model, none if it is not deeply supervised."""
+    deeply_supervised = supervised(model)
+    return list(deeply_supervised.companions.values()) if deeply_supervised else []
 
 
-def _told(layer):
-    """Describe a layer by what another layer of its name must share with it."""
+def _check_same(name, layer, trained_layer, version):
+    ours, theirs = _traits(layer), _traits(trained_layer)
+    if ours == theirs:
+        return
+    pairs = itertools.zip_longest(ours, theirs, fillvalue="no such weight")
+    trait, trained_trait = next(pair for pair in pairs if pair[0] != pair[1])
+    raise ValueError(
+        f"The layer {name!r} has {trait}; in {version} it has {trained_trait}. With weights, leave "
+        "width out, keep the channels, and give the variant, head and final_relu that the weights "
+        "were trained with."
+    )
+
+
+def _traits(layer):
+    """Describe the traits of a layer that weights depend on; a missing layer has none."""
     if layer is None:
         return []
-    told = [f"a weight of the shape {tuple(each.shape)}" for each in layer.weights]
-    if layer.name == "class_maps":  # whose ReLU is an argument of `nin`
-        told.append(f"the activation {layer.get_config()['activation']}")
-    return told
+    traits = [f"a weight of the shape {tuple(weight.shape)}" for weight in layer.weights]
+    if layer.name == "class_maps":  # `nin` has an argument for its activation
+        traits.append(f"the activation {layer.get_config()['activation']}")
+    return traits
 
 
 def find(weights):
-    """The version that `load` reads: of a data set, a name or a path; raises ValueError."""
+    """Return the folder of the version that `load` reads.
+
+    Raises:
+        ValueError: if there are no such weights.
+    """
     known = exports.names()
     folder = known.get(f"{weights}_nin_dsn") or known.get(str(weights)) or Path(weights)
     if (version := exports.newest(folder)) is not None:

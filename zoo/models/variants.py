@@ -1,4 +1,4 @@
-"""The widths, initializers and pooling of every variant of `nin`, as numbers."""
+"""The numbers of every variant of `nin`: filters, initial deviations, pooling and dropout."""
 
 from dataclasses import dataclass, replace
 
@@ -9,10 +9,11 @@ class Block:
 
     filters: tuple
     kernel_size: int
-    deviations: tuple = ()  # of the initial weights, one a convolution; () for He initialization
+    # The standard deviation of the initial weights of each convolution. () for He initialization.
+    deviations: tuple = ()
     strides: int = 1
     padding: str = "same"
-    dropout: bool = False  # after the pooling
+    dropout: bool = False  # True puts dropout after the pooling
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,15 @@ class Variant:
     """The numbers of a variant: its blocks, dropout, head, normalization and pooling."""
 
     blocks: tuple
-    dropout: float  # what `dropout=None` stands for
-    head_deviation: float | None = None
+    dropout: float  # the rate for `dropout=None`
+    head_deviation: float | None = None  # None for He initialization
     normalization: str | None = None
     final_relu: bool = False
     released: bool = False  # pooling and dropout as cuda-convnet and Caffe compute them
 
 
 def _released(*blocks, head=0.05, deviation=0.05):
-    """A released definition: ReLU on the class maps, and one deviation where none is given."""
+    """Return a released definition, with `deviation` in the blocks that have no deviations."""
     filled = [
         replace(block, deviations=block.deviations or (deviation,) * len(block.filters))
         for block in blocks
@@ -41,12 +42,14 @@ _CIFAR = (
     Block((192, 192, 192), 5, dropout=True),
     Block((192, 192), 3),
 )
-# mavenlin/cuda-convnet NIN/*_def, and the Caffe model zoo's nin_imagenet (not in the paper).
+# The released numbers come from mavenlin/cuda-convnet, NIN/*_def, and from nin_imagenet of the
+# Caffe model zoo, which is not in the paper.
 VARIANTS = {
     "modern": Variant(
         _CIFAR,
-        # Errors in 360 held-out digits, seeds 0 to 2: 5, 7, 6 without, 3, 1, 4 with 0.2 and 5, 4, 4
-        # with 0.4; zoo train digits_nin_dsn --validation 0.25 --epochs 60 --width 0.25 --dropout D
+        # Errors in 360 held-out digits, seeds 0 to 2: 5, 7, 6 at a rate of 0; 3, 1, 4 at 0.2;
+        # 5, 4, 4 at 0.4. The command was
+        # zoo train digits_nin_dsn --validation 0.25 --epochs 60 --width 0.25 --dropout RATE
         dropout=0.2,
         normalization="batch",
     ),

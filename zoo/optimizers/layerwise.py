@@ -1,4 +1,4 @@
-"""Caffe's gradient descent: a factor for each layer, and momentum that can start afresh."""
+"""The gradient descent of Caffe, with a learning rate for each layer and restarts of momentum."""
 
 import math
 import re
@@ -11,34 +11,39 @@ from zoo.optimizers.schedules import Schedule
 
 @keras.saving.register_keras_serializable("zoo")
 class LayerwiseSGD(keras.optimizers.SGD):
-    """`keras.optimizers.SGD` with a learning rate a layer, and momentum that can start afresh.
+    """`keras.optimizers.SGD` with a learning rate for each layer and restarts of the momentum.
 
-    velocity <- momentum velocity - learning_rate factor gradient, variable <- variable + velocity:
-    Caffe's update, where the factors are its `blobs_lr` (later `lr_mult`). Without multipliers
-    and fresh momentum the numbers are those of SGD, bit for bit. The NIN of the paper has factor 2
-    on biases, and 0.1 on its last convolution.
+    It computes the update of Caffe:
 
-    Steps are counted from 0 by `iterations`, in updates: with `gradient_accumulation_steps` the
-    micro-batches of an update count as one. Keras gives a schedule as `learning_rate` the number of
-    micro-batches instead.
+        velocity <- momentum velocity - learning_rate factor gradient
+        variable <- variable + velocity
+
+    The factors are Caffe's `blobs_lr` (later `lr_mult`). The NIN of the paper has the factor 2 on
+    biases, and 0.1 on its last convolution. Without `multipliers` and `fresh_momentum_at` the
+    numbers are exactly those of SGD.
+
+    A step is an update, counted from 0 by `iterations`: with `gradient_accumulation_steps`, the
+    micro-batches of an update are one step. A schedule as `learning_rate` is different: Keras gives
+    it the number of micro-batches.
 
     Arguments:
-        learning_rate, momentum, nesterov, **kwargs: of `keras.optimizers.SGD`.
-        multipliers: {regular expression, searched in `variable.path`: factor}, such as
-            `{"bias": 2.0, "cccp6/": 0.1}`. A factor is a non-negative number, or a
-            `keras.optimizers.schedules.LearningRateSchedule` of the step. The factors of all
-            expressions found in a path multiply; a variable with none has 1. With factor 0 only
-            the velocity gathered before moves it. Begin no expression with "^" or the model's name:
-            Keras puts that before the paths of a Sequential model until it is loaded from a file.
-        fresh_momentum_at: the steps whose update starts from velocity zero, as that of a Caffe run
-            resumed from its weights alone does.
+        learning_rate, momentum, nesterov, **kwargs: as in `keras.optimizers.SGD`.
+        multipliers: {regular expression: factor}, such as `{"bias": 2.0, "cccp6/": 0.1}`. The
+            factor applies to the variables whose `path` the expression is found in. It is a number
+            >= 0, or a `keras.optimizers.schedules.LearningRateSchedule` of the step. If several
+            expressions match a path, their factors multiply; if none does, the factor is 1. With
+            the factor 0, only the velocity from earlier steps moves a variable. Begin no expression
+            with "^" or the model's name: Keras puts the name before the paths of a Sequential model
+            until it is loaded from a file.
+        fresh_momentum_at: the steps whose update starts with a velocity of zero, as in a Caffe run
+            that is resumed from its weights alone.
 
     Raises:
-        ValueError: for a factor that is negative, not finite or neither number nor schedule, an
-            invalid expression, a step that is not a whole number >= 0, or `weight_decay` together
-            with multipliers: Keras' decay is apart from the gradient, where no factor reaches it.
-            Caffe's `weight_decay` d is the regularizer `keras.regularizers.L2(d / 2)`. When it is
-            built, on the trainable variables: for an expression found in no path.
+        ValueError: if a factor is negative, not finite, or neither a number nor a schedule; if an
+            expression is invalid; if a step is not a whole number >= 0; or if `weight_decay` comes
+            with multipliers. Keras applies the decay apart from the gradient, so no factor would
+            apply to it. Caffe's `weight_decay` d is the regularizer `keras.regularizers.L2(d / 2)`.
+            When the optimizer is built: if an expression matches no trainable variable.
     """
 
     def __init__(
@@ -59,14 +64,14 @@ class LayerwiseSGD(keras.optimizers.SGD):
         for step in fresh_momentum_at:
             if not isinstance(step, int) or isinstance(step, bool) or step < 0:
                 raise ValueError(
-                    "fresh_momentum_at is a list of step numbers, whole and >= 0; received "
+                    "fresh_momentum_at is a list of steps, which are whole numbers >= 0; received "
                     f"{step!r}."
                 )
         if multipliers and self.weight_decay:
             raise ValueError(
-                f"LayerwiseSGD received weight_decay={self.weight_decay} and multipliers, which "
-                "that decay would ignore. Give the layers a regularizer instead: "
-                f"keras.regularizers.L2({self.weight_decay / 2}) is Caffe's decay, in the gradient."
+                f"LayerwiseSGD received weight_decay={self.weight_decay} and multipliers; the "
+                "multipliers do not apply to that decay. Give the layers a regularizer instead, as "
+                f"Caffe does: keras.regularizers.L2({self.weight_decay / 2})."
             )
         self.multipliers = multipliers
         self.fresh_momentum_at = list(fresh_momentum_at)
@@ -75,31 +80,31 @@ class LayerwiseSGD(keras.optimizers.SGD):
         if self.built:
             return
         self._factors = [self._factors_of(variable) for variable in variables]
-        self._refuse_expressions_without_variable(variables)
+        self._check_that_expressions_match(variables)
         super().build(variables)
 
     def _factors_of(self, variable):
-        """The product of a variable's numbers, and the schedules that it is still to be times."""
-        found = [
+        """Return the product of a variable's constant factors, and its schedules."""
+        factors = [
             factor
             for expression, factor in self.multipliers.items()
             if re.search(expression, variable.path)
         ]
-        numbers = [factor for factor in found if not isinstance(factor, Schedule)]
-        return math.prod(numbers), [factor for factor in found if isinstance(factor, Schedule)]
+        numbers = [factor for factor in factors if not isinstance(factor, Schedule)]
+        return math.prod(numbers), [factor for factor in factors if isinstance(factor, Schedule)]
 
-    def _refuse_expressions_without_variable(self, variables):
+    def _check_that_expressions_match(self, variables):
         for expression in self.multipliers:
             if not any(re.search(expression, variable.path) for variable in variables):
                 paths = ", ".join(variable.path for variable in variables[:6])
                 more = ", ..." if len(variables) > 6 else ""
                 raise ValueError(
-                    f"The multiplier {expression!r} is found in the path of no trainable variable; "
-                    f"they are {paths}{more}."
+                    f"The multiplier {expression!r} matches the path of no trainable variable; "
+                    f"the paths are {paths}{more}."
                 )
 
     def update_step(self, gradient, variable, learning_rate):
-        # The backend's own variable arrives here, and that of TensorFlow has no path.
+        # Keras passes the backend's own variable, which has no path in TensorFlow.
         index = self._get_variable_index(variable)
         number, schedules = self._factors[index]
         if number != 1 or schedules:
@@ -151,6 +156,6 @@ def _check_factor(expression, factor):
         return
     if not isinstance(factor, (int, float)) or not (math.isfinite(factor) and factor >= 0):
         raise ValueError(
-            f"The multiplier of {expression!r} is {factor!r}; it is a number >= 0, or a "
-            "LearningRateSchedule."
+            f"The multiplier of {expression!r} is a number >= 0, or a LearningRateSchedule; "
+            f"received {factor!r}."
         )

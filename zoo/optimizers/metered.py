@@ -1,4 +1,4 @@
-"""The size of a training's gradients by layer: Deeply-Supervised Nets, section 3.2."""
+"""Measure the gradients of each layer in training: Deeply-Supervised Nets, section 3.2."""
 
 import keras
 import numpy as np
@@ -7,10 +7,10 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("zoo")
 class MeteredSGD(keras.optimizers.SGD):
-    """`keras.optimizers.SGD` that adds up the mean square of every gradient it is given.
+    """`keras.optimizers.SGD` that adds up the mean square of every gradient it receives.
 
-    The sums are optimizer variables, saved and restored with the others; `GradientMeter` reads
-    them. Gradients are those of the loss, before weight decay.
+    The gradients are those of the loss, before weight decay. The sums are variables of the
+    optimizer, which are saved and restored with the others. `GradientMeter` reads them.
     """
 
     def build(self, variables):
@@ -24,7 +24,7 @@ class MeteredSGD(keras.optimizers.SGD):
 
     def update_step(self, gradient, variable, learning_rate):
         square = ops.mean(ops.square(ops.cast(gradient, "float32")))
-        # The backend's own variable arrives here, and that of TensorFlow has no path.
+        # Keras passes the backend's own variable, which has no path in TensorFlow.
         index = self._get_variable_index(variable)
         self.squares[index].assign_add(square)
         if index == 0:
@@ -32,7 +32,7 @@ class MeteredSGD(keras.optimizers.SGD):
         super().update_step(gradient, variable, learning_rate)
 
     def read(self):
-        """{variable path: mean square gradient since the last reading}; starts anew."""
+        """Return {variable path: mean square gradient since the last call}, and reset the sums."""
         steps = float(ops.convert_to_numpy(self.metered_steps))
         means = {
             path: float(ops.convert_to_numpy(total)) / max(steps, 1.0)
@@ -44,9 +44,12 @@ class MeteredSGD(keras.optimizers.SGD):
 
 
 class GradientMeter(keras.callbacks.Callback):
-    """Log `gradient_<layer>`: the mean square gradient of its kernel over the epoch's steps.
+    """Logs the mean square gradient of a layer's kernel over an epoch, as `gradient_<layer>`.
 
-    Of the layers `names`; of a layer with several kernels, the first one's.
+    The model must be compiled with `MeteredSGD`.
+
+    Arguments:
+        names: the names of the layers. A layer with several kernels is measured at its first.
     """
 
     def __init__(self, names):

@@ -10,13 +10,16 @@ Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 @keras.saving.register_keras_serializable("zoo")
 class InversePowerDecay(Schedule):
-    """Caffe's "inv" policy: step -> initial (1 + rate step)^-power, float32.
+    """The policy "inv" of Caffe: step -> initial (1 + rate step)^-power, float32.
 
-    The SVM layers of the released Deeply-Supervised Nets have rate 1e-4 and power 0.75: 0.26 of
-    the initial value at step 50,000.
+    The SVM layers of the released Deeply-Supervised Nets have the rate 1e-4 and the power 0.75, so
+    that step 50,000 has 0.26 of the initial value.
+
+    Arguments:
+        initial, rate, power: numbers >= 0.
 
     Raises:
-        ValueError: for an initial value, rate or power that is negative or not finite.
+        ValueError: if a number is negative or not finite.
     """
 
     def __init__(self, initial, rate, power):
@@ -32,23 +35,24 @@ class InversePowerDecay(Schedule):
 
 @keras.saving.register_keras_serializable("zoo")
 class CompanionDecay(Schedule):
-    """The weight of companion objectives as Deeply-Supervised Nets lets it vanish.
+    """The weight of companion objectives that falls to zero as in Deeply-Supervised Nets.
 
-    step -> weight, float32, constant within an epoch, 0 from step epochs x steps_per_epoch on.
-    The paper's rule is "weight <- weight * 0.1 * (1 - t / N)", t the epoch and N = epochs, which
-    can be read in two ways; what the weights start from it does not say.
+    step -> weight, float32; constant within an epoch, and 0 from step epochs x steps_per_epoch on
+
+    The paper's rule is "weight <- weight * 0.1 * (1 - t / N)", where t is the epoch and N the
+    number of epochs. It can be read in two ways, and the paper does not give the first weight.
 
     Arguments:
-        initial: the weight before the first decay, >= 0.
+        initial: the weight before the first decay, a number >= 0.
         epochs, steps_per_epoch: whole numbers >= 1.
-        compounding: True reads an assignment: epoch 0 has `initial`, and each epoch t = 1, 2, ...
-            multiplies what the one before had. Of a weight of 1 under 0.001 is left after three
-            epochs. False reads a formula for epoch t, initial 0.1 (1 - t / N): a line from
-            0.1 `initial` in epoch 0.
+        compounding: True reads the rule as an assignment: epoch 0 has `initial`, and each epoch
+            t = 1, 2, ... multiplies the weight of the epoch before. After three epochs less than
+            0.001 of it is left. False reads it as a formula: epoch t has
+            `initial` 0.1 (1 - t / N), a line that starts at 0.1 `initial`.
 
     Raises:
-        ValueError: for an initial value that is negative or not finite, or counts that are not
-            whole numbers >= 1.
+        ValueError: if the initial weight is negative or not finite, or if a count is not a whole
+            number >= 1.
     """
 
     def __init__(self, initial, epochs, steps_per_epoch, compounding=True):
