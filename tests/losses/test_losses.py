@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
+from oracles import log_softmax, softmax
 
 from zoo.losses import (
     MulticlassSquaredHinge,
@@ -21,11 +22,6 @@ SCORES = RNG.normal(0, 2, (7, CLASSES)).astype("float32")
 OTHERS = RNG.normal(0, 2, (7, CLASSES)).astype("float32")
 LABELS = np.array([0, 4, 2, 2, 1, 3, 0])
 ONE_HOT = np.eye(CLASSES, dtype="float32")[LABELS]
-
-
-def log_softmax(row):
-    row = np.asarray(row, "float64")
-    return row - row.max() - np.log(np.exp(row - row.max()).sum())
 
 
 def cross_entropy_oracle(labels, scores):
@@ -55,8 +51,7 @@ def multiclass_oracle(labels, scores):
 def soft_target_oracle(student, teacher, temperature):
     losses = []
     for z, v in zip(student, teacher, strict=True):
-        log_q = log_softmax(np.float64(z) / temperature)
-        log_p = log_softmax(np.float64(v) / temperature)
+        log_q, log_p = (log_softmax(np.float64(logits) / temperature) for logits in (z, v))
         losses.append(temperature**2 * sum(np.exp(log_p) * (log_p - log_q)))
     return np.array(losses)
 
@@ -219,9 +214,7 @@ def test_soft_targets_have_the_numbers_and_the_gradient_of_the_formula(temperatu
         lambda scores: soft_target_oracle(scores, OTHERS, temperature), SCORES
     )
     np.testing.assert_allclose(slopes, differences, rtol=1e-4, atol=1e-5)
-    p, q = (
-        np.exp([log_softmax(row / temperature) for row in logits]) for logits in (OTHERS, SCORES)
-    )
+    p, q = (softmax(logits / temperature) for logits in (OTHERS, SCORES))
     np.testing.assert_allclose(slopes, temperature * (q - p), rtol=1e-4, atol=1e-5)
 
 
@@ -276,7 +269,7 @@ def test_label_smoothing_is_a_uniform_teacher(labels):
     """(1 - w) L(q, p) + w L(u, p): L(u, p) is the divergence of soft targets plus u's entropy."""
     w = 0.3
     got = values(smoothed_softmax_cross_entropy(labels, SCORES, w))
-    log_p = np.array([log_softmax(row) for row in SCORES])
+    log_p = log_softmax(SCORES)
     hard = cross_entropy_oracle(LABELS, SCORES)
     np.testing.assert_allclose(got, (1 - w) * hard - w * log_p.mean(1), rtol=1e-5)
     uniform = np.zeros_like(SCORES)

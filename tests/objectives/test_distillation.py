@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers, ops
+from oracles import log_softmax, softmax
 
 import zoo
 from zoo.fingerprint import fingerprint
@@ -34,15 +35,6 @@ def x():
 @pytest.fixture(scope="module")
 def y():
     return np.random.default_rng(1).integers(0, CLASSES, EXAMPLES)
-
-
-def softmax(logits):
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
-
-
-def log_softmax(logits):
-    return np.log(softmax(logits))
 
 
 def net(seed=0, hidden=4, classes=CLASSES, l2=None, normalized=False, dropout=0.0, **arguments):
@@ -469,7 +461,7 @@ def test_a_teacher_of_other_images_has_what_makes_them_in_front():
     student = zoo.mlp((6, 6, 1), CLASSES, hidden=(3,))
     with pytest.raises(ValueError, match=r"\(None, 6, 6, 1\).*12, 12, 1\).*Resizing") as refused:
         zoo.Distiller(student=student, teacher=large)
-    assert "_Symbolic" not in str(refused.value)
+    assert "Exception encountered" not in str(refused.value)  # the message of Keras
     pooling = layers.MaxPooling2D(7)
     small = keras.Sequential([keras.Input((None, None, 1)), pooling, layers.Flatten()])
     with pytest.raises(ValueError, match="MaxPooling2D"):

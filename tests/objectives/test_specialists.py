@@ -6,6 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from oracles import softmax
 from scipy.optimize import minimize
 from sklearn.metrics import adjusted_rand_score
 
@@ -16,11 +17,6 @@ from zoo.objectives import specialists
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
-
-
-def softmax(logits):
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
 
 
 def net(classes=6):
@@ -62,8 +58,8 @@ def test_a_specialist_begins_with_the_probabilities_of_the_generalist(rng):
     generalist = net()
     images = rng.integers(0, 256, (8, 2, 3, 1)).astype("float32")
     own = specialists.specialist(generalist, [4, 1])
-    said = softmax(generalist.predict(images, verbose=0).astype("float64"))
-    found = softmax(own.predict(images, verbose=0).astype("float64"))
+    said = softmax(generalist.predict(images, verbose=0))
+    found = softmax(own.predict(images, verbose=0))
     np.testing.assert_allclose(found[:, :2], said[:, [4, 1]], rtol=1e-5)
     np.testing.assert_allclose(found[:, 2], said[:, [0, 2, 3, 5]].sum(1), rtol=1e-5)
 
@@ -257,7 +253,7 @@ def test_a_hundred_classes_whole(rng):
     generalist.fit(x, y, epochs=4, batch_size=64, verbose=0)
 
     def probabilities(model, of):
-        return softmax(model.predict(of, batch_size=1000, verbose=0).astype("float64"))
+        return softmax(model.predict(of, batch_size=1000, verbose=0))
 
     said, tested = probabilities(generalist, x), probabilities(generalist, test_x)
     clusters = specialists.confusable_classes(said, 5)

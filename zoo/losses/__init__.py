@@ -2,6 +2,7 @@
 
 import keras  # noqa: F401 (before our own: importing Keras registers them, see zoo/__init__.py)
 
+from zoo.losses.checks import check_share, check_temperature
 from zoo.losses.labels import (
     MulticlassSquaredHinge,
     OneVsAllSquaredHinge,
@@ -12,7 +13,7 @@ from zoo.losses.labels import (
     softmax_cross_entropy,
 )
 from zoo.losses.reduction import Mean, loss_object, replicas, sum_over_replicas
-from zoo.losses.soft_targets import SoftTargets, check_temperature, soft_target_loss
+from zoo.losses.soft_targets import SoftTargets, soft_target_loss
 
 __all__ = [
     "Mean",
@@ -20,6 +21,7 @@ __all__ = [
     "OneVsAllSquaredHinge",
     "SoftTargets",
     "SoftmaxCrossEntropy",
+    "check_share",
     "check_temperature",
     "loss_object",
     "multiclass_squared_hinge",

@@ -1,10 +1,9 @@
-"""The losses of Deeply-Supervised Nets (arXiv:1409.5185), and soft targets (arXiv:1503.02531).
+"""Losses that compare scores with labels, such as those of arXiv:1409.5185.
 
-All take labels and scores, (batch, classes), and give one float32 value an example, (batch,),
-computed in float32 whatever the type of the scores. Labels are whole numbers from 0 to classes - 1,
-(batch,) or (batch, 1), or one-hot rows or probabilities, (batch, classes). A whole number out of
-that range makes the loss of its example NaN, rather than that of no class at all. Shapes that fit
-neither are a ValueError.
+All take labels and scores (batch, classes), and return one float32 value an example, (batch,).
+They compute in float32, whatever the type of the scores. Labels are whole numbers from 0 to
+classes - 1, (batch,) or (batch, 1), or one-hot rows or probabilities, (batch, classes). A whole
+number out of that range makes the loss of its example NaN. Other shapes raise a ValueError.
 """
 
 import math
@@ -12,14 +11,16 @@ import math
 import keras
 from keras import ops
 
+from zoo.losses.checks import check_share, shapes_differ
+
 
 def softmax_cross_entropy(labels, scores):
-    """The negative log-likelihood of the labels under softmax(scores), in nats.
+    """Return the negative log-likelihood of the labels under softmax(scores), in nats.
 
     Labels (batch,), (batch, 1) or (batch, classes), scores (batch, classes) -> (batch,), float32,
-    from 0; ln(classes) for equal scores. Rows of probabilities are taken as they are: the value is
-    -sum_k labels_k log softmax(scores)_k. Network in Network, section 3.2; the authors of
-    Deeply-Supervised Nets have it on all heads for CIFAR-100 and SVHN.
+    from 0; ln(classes) for equal scores. For rows of probabilities the value is
+    -sum_k labels_k log softmax(scores)_k. Network in Network, section 3.2. The authors of
+    Deeply-Supervised Nets use it on all heads for CIFAR-100 and SVHN.
 
     Raises:
         ValueError: for labels that do not fit the scores.
@@ -29,15 +30,17 @@ def softmax_cross_entropy(labels, scores):
 
 
 def one_vs_all_squared_hinge(labels, scores):
-    """The squared hinge losses of one two-class problem a class, summed over the classes.
+    """Return the squared hinge losses of each class against the rest, summed over the classes.
 
     Labels (batch,), (batch, 1) or (batch, classes), scores (batch, classes) -> (batch,), float32,
     from 0: sum_k max(0, 1 - t_k scores_k)^2, where t is +1 for the true class and -1 for the
-    others. Rows of probabilities count as their argmax, the first of equals. Zero scores give
-    `classes`, the best constant for 10 classes, -0.8, gives 3.6. It is the loss of the code that
-    was released with Deeply-Supervised Nets (`SquaredHingeLossLayer` of its `loss_layer.cpp`), the
-    L2-SVM of Tang, arXiv:1306.0239, and `classes` x `keras.losses.SquaredHinge`, which takes the
-    mean. The equations of the paper have `multiclass_squared_hinge`.
+    others. The true class of a row of probabilities is its argmax, the first of equals. Zero scores
+    give `classes`. For 10 classes the best constant score is -0.8, which gives 3.6.
+
+    It is the loss of the code released with Deeply-Supervised Nets (`SquaredHingeLossLayer` of its
+    `loss_layer.cpp`), and the L2-SVM of Tang, arXiv:1306.0239. It is `classes` times
+    `keras.losses.SquaredHinge`, which takes the mean. The equations of the paper describe
+    `multiclass_squared_hinge` instead.
 
     Raises:
         ValueError: for labels that do not fit the scores.
@@ -47,13 +50,13 @@ def one_vs_all_squared_hinge(labels, scores):
 
 
 def multiclass_squared_hinge(labels, scores):
-    """The squared hinge losses of the true class's lead over each other class, summed.
+    """Return the squared hinge losses of the true class's lead over each other class, summed.
 
     Labels (batch,), (batch, 1) or (batch, classes), scores (batch, classes) -> (batch,), float32,
-    from 0: sum_{k != y} max(0, 1 - (scores_y - scores_k))^2, y the true class. Rows of
-    probabilities count as their argmax, the first of equals. Equal scores give classes - 1; a
-    number added to all scores changes nothing. Deeply-Supervised Nets, equations 4 (output) and 5
-    (companions), whose form is that of Weston and Watkins (1999), squared.
+    from 0: sum_{k != y} max(0, 1 - (scores_y - scores_k))^2, where y is the true class. The true
+    class of a row of probabilities is its argmax, the first of equals. Equal scores give
+    classes - 1. A number added to all scores changes nothing. Deeply-Supervised Nets, equations 4
+    (output) and 5 (companions): the loss of Weston and Watkins (1999), squared.
 
     Raises:
         ValueError: for labels that do not fit the scores.
@@ -64,18 +67,17 @@ def multiclass_squared_hinge(labels, scores):
 
 
 def smoothed_softmax_cross_entropy(labels, scores, smoothing):
-    """Label smoothing: the cross-entropy with labels that a uniform teacher has softened.
+    """Return the cross-entropy with smoothed labels, in nats.
 
     Labels (batch,), (batch, 1) or (batch, classes), scores (batch, classes) -> (batch,), float32:
     (1 - w) L(labels, p) + w L(u, p), where w is the smoothing, p = softmax(scores), u gives every
-    class the same probability and L is `softmax_cross_entropy`. So it is distillation at
-    temperature 1 from a teacher that knows nothing. Szegedy et al., arXiv:1512.00567, section 7.
+    class the same probability and L is `softmax_cross_entropy`. It equals distillation at
+    temperature 1 from a teacher that gives u. Szegedy et al., arXiv:1512.00567, section 7.
 
     Raises:
         ValueError: for a smoothing out of 0..1, or labels that do not fit the scores.
     """
-    if not 0 <= smoothing <= 1:
-        raise ValueError(f"smoothing is a share in 0..1; received {smoothing!r}.")
+    check_share("smoothing", smoothing)
     targets, scores = _targets_and_scores(labels, scores)
     softened = (1 - smoothing) * targets + smoothing / scores.shape[-1]
     return -ops.sum(softened * ops.log_softmax(scores), axis=-1)
@@ -83,10 +85,10 @@ def smoothed_softmax_cross_entropy(labels, scores, smoothing):
 
 @keras.saving.register_keras_serializable("zoo")
 class SoftmaxCrossEntropy(keras.losses.Loss):
-    """`softmax_cross_entropy` for `Model.compile`: Keras weighs the examples and reduces.
+    """`softmax_cross_entropy` for `Model.compile`: Keras weights the examples and reduces.
 
     With `smoothing`, in 0..1, it is `smoothed_softmax_cross_entropy`. The other arguments are those
-    of `keras.losses.Loss`; errors are those of the functions.
+    of `keras.losses.Loss`. The functions say what is raised.
     """
 
     def __init__(
@@ -111,9 +113,9 @@ class SoftmaxCrossEntropy(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable("zoo")
 class OneVsAllSquaredHinge(keras.losses.Loss):
-    """`one_vs_all_squared_hinge` for `Model.compile`: Keras weighs the examples and reduces.
+    """`one_vs_all_squared_hinge` for `Model.compile`: Keras weights the examples and reduces.
 
-    Arguments and errors are those of `keras.losses.Loss`, and of the function.
+    The arguments are those of `keras.losses.Loss`. The function says what is raised.
     """
 
     def __init__(
@@ -127,9 +129,9 @@ class OneVsAllSquaredHinge(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable("zoo")
 class MulticlassSquaredHinge(keras.losses.Loss):
-    """`multiclass_squared_hinge` for `Model.compile`: Keras weighs the examples and reduces.
+    """`multiclass_squared_hinge` for `Model.compile`: Keras weights the examples and reduces.
 
-    Arguments and errors are those of `keras.losses.Loss`, and of the function.
+    The arguments are those of `keras.losses.Loss`. The function says what is raised.
     """
 
     def __init__(
@@ -142,13 +144,13 @@ class MulticlassSquaredHinge(keras.losses.Loss):
 
 
 def _truth_and_scores(labels, scores):
-    """One-hot rows of the one true class, and the scores, both (batch, classes), float32."""
+    """Return one-hot rows of the true class, and the scores, both (batch, classes), float32."""
     labels, scores = _rows_or_whole_numbers(labels, scores)
     return _one_hot(ops.argmax(labels, axis=-1) if len(labels.shape) == 2 else labels, scores)
 
 
 def _targets_and_scores(labels, scores):
-    """Rows of target probabilities, and the scores, both (batch, classes), float32."""
+    """Return rows of target probabilities, and scores, both (batch, classes), float32."""
     labels, scores = _rows_or_whole_numbers(labels, scores)
     if len(labels.shape) == 2:
         return ops.cast(labels, "float32"), scores
@@ -159,18 +161,18 @@ def _one_hot(labels, scores):
     classes = scores.shape[-1]
     labels = ops.cast(labels, "int32")
     known = ops.expand_dims((labels >= 0) & (labels < classes), -1)
-    # Of a label that is no class, `one_hot` makes zeros, so no loss, or an error on PyTorch.
+    # For a label that is no class, `one_hot` returns zeros, or raises an error on PyTorch.
     rows = ops.one_hot(ops.clip(labels, 0, classes - 1), classes, dtype="float32")
     return ops.where(known, rows, math.nan), scores
 
 
 def _rows_or_whole_numbers(labels, scores):
-    """The labels, (batch, classes) or (batch,), and the scores."""
+    """Return the labels, (batch, classes) or (batch,), and the scores, after a check of shapes."""
     scores, labels = _scores(scores), ops.convert_to_tensor(labels)
     classes, rank = scores.shape[-1], len(labels.shape)
     rows = rank == 2 and labels.shape[-1] == classes
     column = rank == 2 and labels.shape[-1] == 1
-    # Of different numbers of examples, backends broadcast one against many.
+    # Backends would broadcast one example against many.
     if not (rows or column or rank == 1) or shapes_differ(labels.shape[:1], scores.shape[:1]):
         raise ValueError(
             f"Labels of shape {tuple(labels.shape)} do not fit scores of shape "
@@ -187,8 +189,3 @@ def _scores(scores):
             f"Scores are (batch, classes), of two classes or more; received {tuple(scores.shape)}."
         )
     return ops.cast(scores, "float32")
-
-
-def shapes_differ(shape, other):
-    """Whether two shapes differ where both are known."""
-    return any(a != b for a, b in zip(shape, other, strict=True) if None not in (a, b))

@@ -1,10 +1,14 @@
-"""Losses are weighed, averaged and divided among replicas as Keras does it."""
+"""Losses are weighted, averaged and divided among replicas as Keras does it."""
 
 import keras
 
 
 def loss_object(loss):
-    """A `keras.losses.Loss`: those scale themselves under a distribution strategy."""
+    """Return the loss as a `keras.losses.Loss`, which scales itself under a strategy.
+
+    Raises:
+        ValueError: for no loss, or several.
+    """
     if loss is None or isinstance(loss, (dict, list, tuple)):
         raise ValueError(f"Compile with one loss, for all heads alike; received loss={loss!r}.")
     loss = keras.losses.get(loss)
@@ -13,7 +17,7 @@ def loss_object(loss):
 
 class _FunctionLoss(keras.losses.Loss):
     def __init__(self, function):
-        super().__init__(name="head_loss")  # "<lambda>" is no name for a TensorFlow scope
+        super().__init__(name="head_loss")  # TensorFlow refuses "<lambda>" as a scope
         self.function = function
 
     def call(self, y_true, y_pred):
@@ -21,7 +25,7 @@ class _FunctionLoss(keras.losses.Loss):
 
 
 class Mean(keras.losses.Loss):
-    """The mean of values that are losses already, weighed and distributed as Keras does it."""
+    """The mean of values that are losses already, weighted and distributed as Keras does it."""
 
     def __init__(self):
         super().__init__(name="mean")
@@ -31,7 +35,7 @@ class Mean(keras.losses.Loss):
 
 
 def replicas():
-    """Return the number of replicas, by which Keras has divided a loss. A log must undo that."""
+    """Return the number of replicas. Keras divides a loss by it, and a log must multiply again."""
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf
@@ -46,5 +50,5 @@ def sum_over_replicas(value):
     import tensorflow as tf
 
     replica = tf.distribute.get_replica_context()
-    # None while Keras builds the model outside of a replica, where values do not matter.
+    # It is None while Keras builds the model outside of a replica, where values do not matter.
     return value if replica is None else replica.all_reduce(tf.distribute.ReduceOp.SUM, value)

@@ -1,27 +1,19 @@
 """Soft targets at a temperature (arXiv:1503.02531)."""
 
-import math
-
 import keras
 from keras import ops
 
-from zoo.losses.labels import shapes_differ
-
-
-def check_temperature(temperature):
-    """Raise ValueError for a temperature that is not a finite number above 0."""
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"The temperature is a finite number > 0; received {temperature!r}.")
+from zoo.losses.checks import check_temperature, shapes_differ
 
 
 def soft_target_loss(student_logits, teacher_logits, temperature):
-    """The divergence of a student's softened probabilities from those of a teacher.
+    """Return the divergence of a student's softened probabilities from those of a teacher.
 
-    Two (..., classes) -> (...), float32, in nats, 0 where the logits are equal; of two
-    (batch, classes) one value an example: T^2 KL(softmax(teacher / T) || softmax(student / T)),
-    T the temperature. The factor keeps the gradient with respect to the student's logits,
-    T (softmax(student / T) - softmax(teacher / T)), of one size at all temperatures; at high ones
-    it nears (student - teacher) / classes for logits of mean zero. The teacher gets no gradient.
+    Two (batch, ..., classes) -> (batch, ...), float32, in nats, from 0, which equal logits give:
+    T^2 KL(softmax(teacher / T) || softmax(student / T)), where T is the temperature. The gradient
+    with respect to the student's logits is T (softmax(student / T) - softmax(teacher / T)). The
+    factor T^2 keeps its size about equal at all temperatures. At high temperatures the gradient
+    nears (student - teacher) / classes for logits of mean zero. The teacher gets no gradient.
     Hinton, Vinyals and Dean, arXiv:1503.02531, sections 2 and 2.1.
 
     Raises:
@@ -29,7 +21,7 @@ def soft_target_loss(student_logits, teacher_logits, temperature):
             not (batch, ..., classes) alike, of two classes or more.
     """
     check_temperature(temperature)
-    student, teacher = (ops.convert_to_tensor(each) for each in (student_logits, teacher_logits))
+    student, teacher = map(ops.convert_to_tensor, (student_logits, teacher_logits))
     alike = len(student.shape) == len(teacher.shape) and not shapes_differ(
         student.shape, teacher.shape
     )
@@ -46,7 +38,7 @@ def soft_target_loss(student_logits, teacher_logits, temperature):
 
 
 class SoftTargets(keras.losses.Loss):
-    """`soft_target_loss`, as Keras weighs, masks, averages and distributes losses."""
+    """`soft_target_loss`, weighted, masked, averaged and distributed as Keras does it."""
 
     def __init__(self, temperature):
         super().__init__(name="soft_targets")

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 import threading
 
 import keras
@@ -11,54 +10,62 @@ from keras import layers, ops
 from zoo.losses import (
     Mean,
     SoftTargets,
+    check_share,
     check_temperature,
     loss_object,
     replicas,
     sum_over_replicas,
 )
-from zoo.text import did_you_mean
+from zoo.objectives.head_arguments import (
+    check_scores,
+    decoding_target,
+    layer_output,
+    threshold_by_layer,
+    weight_by_layer,
+)
 
 
 @keras.saving.register_keras_serializable("zoo")
 class DeeplySupervised(keras.Model):
-    """A model whose hidden layers have companion objectives: local classifiers of the same labels.
+    """A model that also trains local classifiers, its companions, on hidden layers.
 
     Images -> the output logits of `model`. `fit` minimizes equation 3 of Deeply-Supervised Nets,
 
         L + sum over the companions m of companion_weight_m x [||w_m||^2 + l_m - threshold_m]_+
 
-    plus the regularization of `model`: L is the compiled loss of the output, l_m the companion's
-    loss of the same labels, and ||w_m||^2 the regularizers of its head. Once a companion's bracket
-    is at or below zero, over the whole batch, it is switched off and has no gradient. One label an
-    example serves all heads. `evaluate` measures the objective that `fit` minimizes; `predict` and
-    calls compute the output alone. `.trunk` is `model`, to ship: an ordinary model that shares the
-    trained weights.
+    plus the regularization of `model`. L is the compiled loss of the output, l_m is the companion's
+    loss of the same labels, and ||w_m||^2 are the regularizers of its head. A companion whose
+    bracket is at or below zero, over the whole batch, is switched off and has no gradient. All
+    heads learn the same label of an example. `evaluate` measures the objective that `fit`
+    minimizes; `predict` and calls compute the output alone. `.trunk` is `model`, an ordinary model
+    to ship, which shares the trained weights.
 
-    The logs have each head's loss (`output_loss`, `<layer>_loss`) and, where there are such,
-    `<layer>_gate` (the share of batches in which the bracket was above zero),
-    `<layer>_soft_target_error` and `<layer>_decoding_error`; metrics look at the output.
+    The logs have the loss of each head (`output_loss`, `<layer>_loss`). They have `<layer>_gate`
+    (the share of batches in which the bracket was above zero), `<layer>_soft_target_error` and
+    `<layer>_decoding_error` if the arguments call for them. Metrics measure the output.
 
-    With decoders, images without labels may stand beside labelled ones: a label that is negative or
-    NaN (one-hot: no entry of 0 or more), or `y=None`, is no label. Such an image counts for
-    decoders and soft targets; for the losses of labels, for metrics that are means and for
-    `weighted_metrics` its weight is zero. Others, such as F1, belong in `weighted_metrics`.
+    With decoders, some or all images may have no label: a label that is negative or NaN (one-hot:
+    no entry of 0 or more), or `y=None`, is no label. Such an image counts for decoders and soft
+    targets. Its weight is zero in the losses of labels, in metrics that are means and in
+    `weighted_metrics`. Metrics that are no means, such as F1, belong in `weighted_metrics`.
 
     Arguments:
         model: a functional Keras model with one output, the logits (batch, classes).
         companions: {name of a layer of `model`: layer that maps its output to scores}, such as
-            `{"mlpconv1": CompanionHead(10)}`; may be empty beside `decoders`.
+            `{"mlpconv1": CompanionHead(10)}`; may be empty if there are `decoders`.
         companion_weight: a non-negative number; or a
             `keras.optimizers.schedules.LearningRateSchedule` of the number of steps trained,
-            which is kept with the model's weights; or {layer name: either}.
-        companion_loss: a Keras loss of the companions; None for the compiled one.
+            which is kept with the model's weights; or {layer name: number or schedule}.
+        companion_loss: a Keras loss of the companions; None for the compiled loss.
         threshold: the value at and below which a companion is switched off; a number, or
             {layer name: number}, or None for no switch. The paper calls it gamma.
-        soft_weight: in 0..1: the share of a companion's loss that soft targets take, those of the
-            output at this step: (1 - soft_weight) l_m + soft_weight `soft_target_loss`. Zhang et
-            al., Be Your Own Teacher, arXiv:1905.08094. The output learns nothing from them.
-        temperature: of the soft targets, above 0.
+        soft_weight: the share, in 0..1, of soft targets in a companion's loss:
+            (1 - soft_weight) l_m + soft_weight `soft_target_loss`. The output at this step gives
+            the soft targets, and learns nothing from them. Zhang et al., Be Your Own Teacher,
+            arXiv:1905.08094.
+        temperature: the temperature of the soft targets, above 0.
         decoders: {name of a layer: `DecodingHead`}: companions that need no labels.
-        decoder_weight: of every decoder's error, as `companion_weight`.
+        decoder_weight: the weight of the decoders' errors; as `companion_weight`.
 
     Raises:
         ValueError: for a model that is not functional, a layer name it does not have (the nearest
@@ -81,19 +88,20 @@ class DeeplySupervised(keras.Model):
         name=None,
         **kwargs,
     ):
-        # A functional model takes its examples as they come: so does this one of the same trunk.
+        # Without autocast the trunk receives the examples unchanged, as it does on its own.
         super().__init__(name=name, autocast=False, **kwargs)
         decoders = decoders or {}
         if not companions and not decoders:
-            raise ValueError("DeeplySupervised received neither companions nor decoders.")
-        if not 0 <= soft_weight <= 1:
-            raise ValueError(f"soft_weight is a share in 0..1; received {soft_weight}.")
+            raise ValueError(
+                "DeeplySupervised received neither companions nor decoders. Give one or more."
+            )
+        check_share("soft_weight", soft_weight)
         check_temperature(temperature)
-        weights = _by_layer("companion_weight", companion_weight, companions)
-        decoder_weights = _by_layer("decoder_weight", decoder_weight, decoders)
-        thresholds = _thresholds(threshold, companions)
-        hidden = {layer: _output_of(model, layer) for layer in (*companions, *decoders)}
-        targets = [_decoded(model, decoder) for decoder in decoders.values()]
+        weights = weight_by_layer("companion_weight", companion_weight, companions)
+        decoder_weights = weight_by_layer("decoder_weight", decoder_weight, decoders)
+        thresholds = threshold_by_layer(threshold, companions)
+        hidden = {layer: layer_output(model, layer) for layer in (*companions, *decoders)}
+        targets = [decoding_target(model, decoder) for decoder in decoders.values()]
         self.trunk = model
         self.companions = dict(companions)
         self.companion_weight = weights
@@ -102,49 +110,53 @@ class DeeplySupervised(keras.Model):
         self.soft_weight, self.temperature = soft_weight, temperature
         self.decoders = dict(decoders)
         self.decoder_weight = decoder_weights
+        self._connect_heads(hidden, targets)
+        self._with_companions = threading.local()
+        # The partial keeps this layer, too, from Keras.
+        self._mask = functools.partial(_Mask(name="mask", dtype="float32"))
+        self._logs = self._make_metrics()
+        self.steps = self._make_step_counter()
+        self.built = True
 
-        scores = [head(hidden[layer]) for layer, head in self.companions.items()]
-        for layer, score in zip(companions, scores, strict=True):
-            if score.shape != model.output_shape:
-                raise ValueError(
-                    f"The companion of {layer!r} gives scores of shape {score.shape}; the model "
-                    f"gives {model.output_shape}. All heads learn the same labels."
-                )
+    def _connect_heads(self, hidden, targets):
+        """Build the models that run the trunk and all heads in one pass."""
+        scores = {layer: head(hidden[layer]) for layer, head in self.companions.items()}
+        check_scores(self.trunk, scores)
+        scores = list(scores.values())
         errors = [
             decoder([hidden[layer], target])
             for (layer, decoder), target in zip(self.decoders.items(), targets, strict=True)
         ]
-        # One pass through the trunk for all heads. Partials, because a model of its own would have
-        # Keras save and list the layers twice.
-        self._all_heads = functools.partial(
-            keras.Model(model.inputs, [model.output, scores, errors])
+        inputs, output = self.trunk.inputs, self.trunk.output
+        # Keras would save and list the layers twice if it saw these models. It does not look into
+        # a partial.
+        self._all_heads = functools.partial(keras.Model(inputs, [output, scores, errors]))
+        self._exits = functools.partial(keras.Model(inputs, [output, *scores]))
+
+    def _make_metrics(self):
+        """Return {name in the logs: metric} of every head."""
+        names = [f"{layer}_loss" for layer in ("output", *self.companions)]
+        names += [f"{layer}_gate" for layer in self.threshold]
+        if self.soft_weight:
+            names += [f"{layer}_soft_target_error" for layer in self.companions]
+        names += [f"{layer}_decoding_error" for layer in self.decoders]
+        return {name: keras.metrics.Mean(name=name) for name in names}
+
+    def _make_step_counter(self):
+        """Return a variable that counts the steps; None if no weight has a schedule."""
+        if not any(map(callable, (*self.companion_weight.values(), *self.decoder_weight.values()))):
+            return None
+        return self.add_weight(
+            shape=(),
+            initializer="zeros",
+            dtype="int32",
+            trainable=False,
+            aggregation="only_first_replica",
+            name="steps",
         )
-        self._exits = functools.partial(keras.Model(model.inputs, [model.output, *scores]))
-        self._with_companions = threading.local()
-        # Likewise kept from Keras, for which it would be one more layer of the model.
-        self._mask = functools.partial(_Mask(name="mask", dtype="float32"))
-
-        def trackers(names):
-            return {name: keras.metrics.Mean(name=name) for name in names}
-
-        self._logs = trackers(f"{layer}_loss" for layer in ("output", *companions))
-        self._logs |= trackers(f"{layer}_gate" for layer in thresholds)
-        self._logs |= trackers(f"{layer}_soft_target_error" for layer in companions if soft_weight)
-        self._logs |= trackers(f"{layer}_decoding_error" for layer in decoders)
-        self.steps = None
-        if any(callable(weight) for weight in (*weights.values(), *decoder_weights.values())):
-            self.steps = self.add_weight(
-                shape=(),
-                initializer="zeros",
-                dtype="int32",
-                trainable=False,
-                aggregation="only_first_replica",
-                name="steps",
-            )
-        self.built = True
 
     def call(self, inputs, training=None):
-        if not getattr(self._with_companions, "wanted", False):
+        if not getattr(self._with_companions, "active", False):
             return self.trunk(inputs, training=training)
         if training and self.steps is not None:
             self.steps.assign(self.steps + 1)
@@ -152,18 +164,19 @@ class DeeplySupervised(keras.Model):
         return {"output": output, "companions": scores, "errors": errors}
 
     def shipped_model(self):
-        """The plain model that ships: `trunk`."""
+        """Return the plain model that ships: `trunk`."""
         return self.trunk
 
     def supervised_model(self):
-        """This model."""
+        """Return this model."""
         return self
 
     def exits(self, images, batch_size=256):
-        """The logits of every depth: {layer: (n, classes) array, ..., "output": (n, classes)}.
+        """Return the logits of every head, by layer.
 
-        (n, height, width, channels) images, 0..255; layers in the order of `companions`. An early
-        exit saves the layers above it: Teerapittayanon et al., BranchyNet, arXiv:1709.01686.
+        (n, height, width, channels) images in 0..255 -> {layer: (n, classes) array, ...,
+        "output": (n, classes) array}, the layers in the order of `companions`. An early exit saves
+        the layers above it: Teerapittayanon et al., BranchyNet, arXiv:1709.01686.
         """
         model = self._exits.func
         output, *scores = keras.tree.flatten(
@@ -173,13 +186,13 @@ class DeeplySupervised(keras.Model):
 
     @property
     def losses(self):
-        """Those of the trunk; a head's regularizers stand in its companion's bracket."""
-        # On JAX those of the pass, which Keras hands over.
+        """The losses of trunk and decoders; a companion's regularizers are in its bracket."""
+        # On JAX, Keras sets `_losses_override` to the losses of the running pass.
         decoding = (loss for decoder in self.decoders.values() for loss in decoder.losses)
         return self._losses_override or [*self.trunk.losses, *decoding]
 
-    # Keras has these two once a backend, with different arguments; all call the model and then
-    # `compute_loss` and `compute_metrics`, which take what `call` gives meanwhile.
+    # The arguments of these two differ between the backends of Keras. On each backend they call
+    # the model, and pass what it returns to `compute_loss` and `compute_metrics`.
     def train_step(self, *args, **kwargs):
         with self.with_companions():
             return super().train_step(*args, **kwargs)
@@ -190,32 +203,33 @@ class DeeplySupervised(keras.Model):
 
     @contextlib.contextmanager
     def with_companions(self):
-        """While active, `call` returns output, companions' scores and decoders' errors."""
-        self._with_companions.wanted = True
+        """While active, `call` returns the output, companions' scores and decoders' errors."""
+        self._with_companions.active = True
         try:
             yield
         finally:
-            self._with_companions.wanted = False
+            self._with_companions.active = False
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        def stock(y, output, sample_weight):
+        def output_objective(y, output, sample_weight):
             return super(DeeplySupervised, self).compute_loss(x, y, output, sample_weight, training)
 
         if not isinstance(y_pred, dict):
-            return stock(y, y_pred, sample_weight)
-        objective = self.objective(self.loss, stock, y, y_pred, sample_weight)
+            return output_objective(y, y_pred, sample_weight)
+        objective = self.objective(self.loss, output_objective, y, y_pred, sample_weight)
         return objective + self.decoding(y_pred, sample_weight)
 
-    def objective(self, compiled_loss, stock, y, y_pred, sample_weight):
-        """Equation 3, for whatever model trains this one.
+    def objective(self, compiled_loss, output_objective, y, y_pred, sample_weight):
+        """Return equation 3 for the model that trains this one: itself, or a `Distiller`.
 
-        `compiled_loss` is what that model was compiled with, `stock(y, output, sample_weight)` its
-        objective of the output alone, regularizers included, and `y_pred` what `call` gives.
+        That model was compiled with `compiled_loss`. `output_objective(y, output, sample_weight)`
+        computes its objective of the output alone, with the regularizers. `y_pred` is what `call`
+        returns under `with_companions`.
         """
         output = y_pred["output"]
         examples = ops.cast(ops.shape(output)[0], "float32")
         y, label_weight, labelled = self._labels(y, output, sample_weight)
-        objective = stock(y, output, label_weight)
+        objective = output_objective(y, output, label_weight)
         output_loss = loss_object(compiled_loss)
         loss = output_loss(y, output, sample_weight=label_weight)
         self._log("output_loss", loss, examples, labelled)
@@ -233,33 +247,36 @@ class DeeplySupervised(keras.Model):
         return objective
 
     def decoding(self, y_pred, sample_weight):
-        """The weighted errors of the decoders, which need no labels; `y_pred` as `objective`."""
+        """Return the sum of the decoders' weighted errors; `y_pred` is as in `objective`."""
         total = 0.0
         for layer, errors in zip(self.decoders, y_pred["errors"], strict=True):
             error = Mean()(errors, errors, sample_weight=sample_weight)
             self._log(f"{layer}_decoding_error", error, ops.cast(ops.shape(errors)[0], "float32"))
-            total = total + self._weight_now(self.decoder_weight[layer]) * error
+            total = total + self._value_now(self.decoder_weight[layer]) * error
         return total
 
     def _log(self, name, loss, examples, counted=None):
         counted = examples if counted is None else counted
-        # Keras has divided the loss by all examples and by the number of replicas.
+        # Keras has divided the loss by the number of all examples and of replicas.
         mean = ops.divide_no_nan(loss * examples * replicas(), counted)
         self._logs[name].update_state(mean, sample_weight=counted)
 
     def _bracket(self, layer, loss, examples):
-        """[||w||^2 + l - threshold]_+ of equation 3; of several replicas, this one's share."""
-        regularization = sum(ops.sum(each) for each in self.companions[layer].losses)
+        """Return this replica's share of [||w||^2 + l - threshold]_+ of equation 3."""
+        regularization = sum(ops.sum(penalty) for penalty in self.companions[layer].losses)
         value = loss + (regularization - self.threshold.get(layer, 0.0)) / replicas()
         if layer not in self.threshold:
             return value
-        # The whole batch decides, not each replica about its own part, which may be a small one.
+        # The mean over the whole batch decides. A replica's part of it may be small.
         on = sum_over_replicas(ops.stop_gradient(value) * examples) > 0
         self._logs[f"{layer}_gate"].update_state(ops.cast(on, "float32"))
         return ops.where(on, value, ops.zeros_like(value))
 
     def _labels(self, y, output, sample_weight):
-        """(labels, weights of the examples in label losses, how many have a label; None for all)"""
+        """Return labels, weights of the examples in label losses, and the number of labels.
+
+        That number is None if every example has a label.
+        """
         if not self.decoders:
             return y, sample_weight, None
         batch = ops.shape(output)[0]
@@ -267,7 +284,7 @@ class DeeplySupervised(keras.Model):
             y = ops.full((batch,), -1)
         y = ops.convert_to_tensor(y)
         known = ops.any(ops.reshape(y, (batch, -1)) >= 0, axis=-1)  # NaN >= 0 is False
-        # What stands in for a missing label weighs nothing, but must be a class.
+        # A missing label becomes class 0: its weight is zero, but losses need a class.
         y = ops.where(ops.reshape(known, (-1,) + (1,) * (len(y.shape) - 1)), y, ops.zeros_like(y))
         known = weight = ops.cast(known, "float32")
         if sample_weight is not None:
@@ -281,7 +298,7 @@ class DeeplySupervised(keras.Model):
         return super().compute_metrics(x, y, output, sample_weight)
 
     def for_metrics(self, y, output, sample_weight):
-        """(labels, output, weights) of which images without labels are masked and weigh nothing."""
+        """Return labels, output and weights in which an image without a label does not count."""
         if not self.decoders:
             return y, output, sample_weight
         y, known, _ = self._labels(y, output, None)
@@ -291,23 +308,26 @@ class DeeplySupervised(keras.Model):
         return y, output, known
 
     def weight_now(self, layer):
-        """The weight of a companion at this step."""
-        return self._weight_now(self.companion_weight[layer])
+        """Return the weight of a companion at this step."""
+        return self._value_now(self.companion_weight[layer])
 
     @property
     def head_metrics(self):
         """The metrics of every head."""
         return list(self._logs.values())
 
-    def _weight_now(self, weight):
-        # `call` has counted the running step already: the first one uses the schedule's value at 0.
+    def _value_now(self, weight):
+        # `call` has counted the running step already. The first step uses the schedule at 0.
         return weight(ops.maximum(self.steps - 1, 0)) if callable(weight) else weight
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
 
         def weights(by_layer):
-            return {k: serialize(w) if callable(w) else w for k, w in by_layer.items()}
+            return {
+                layer: serialize(weight) if callable(weight) else weight
+                for layer, weight in by_layer.items()
+            }
 
         return {
             "name": self.name,
@@ -337,63 +357,8 @@ class DeeplySupervised(keras.Model):
         return cls(**{**config, "model": restore(config["model"])})
 
 
-def _by_layer(what, weight, companions):
-    weights = weight if isinstance(weight, dict) else dict.fromkeys(companions, weight)
-    if set(weights) != set(companions):
-        raise ValueError(
-            f"{what} names the layers {', '.join(weights) or '(none)'}; there are companions of "
-            f"{', '.join(companions) or '(none)'}."
-        )
-    for layer, each in weights.items():
-        value = float(each(0)) if callable(each) else each
-        if not (math.isfinite(value) and value >= 0):
-            starting = "a schedule that starts at " if callable(each) else ""
-            raise ValueError(
-                f"The {what} of {layer!r} is {starting}{value}; it is a schedule or a number >= 0 "
-                "(0 switches the companion off)."
-            )
-    return {layer: weights[layer] for layer in companions}
-
-
-def _thresholds(threshold, companions):
-    if threshold is None:
-        return {}
-    given = threshold if isinstance(threshold, dict) else dict.fromkeys(companions, threshold)
-    for layer, value in given.items():
-        if layer not in companions:
-            raise ValueError(
-                f"threshold names {layer!r}, which has no companion loss to switch off; there are "
-                f"companions of {', '.join(companions) or '(none)'}."
-            )
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"The threshold of {layer!r} is {value}; it is a number >= 0.")
-    if not given:
-        raise ValueError("threshold was given without a companion whose loss it could switch off.")
-    return dict(given)
-
-
-def _output_of(model, layer):
-    if not hasattr(model, "inputs") or len(getattr(model, "outputs", None) or ()) != 1:
-        raise ValueError(
-            "DeeplySupervised wraps a built functional or sequential model with one output; "
-            f"received {model!r}."
-        )
-    names = [candidate.name for candidate in model.layers]
-    if layer not in names:
-        hint = did_you_mean(layer, names, f"It has {', '.join(names)}.")
-        raise ValueError(f"Model {model.name!r} has no layer {layer!r}. {hint}")
-    return model.get_layer(layer).output
-
-
-def _decoded(model, decoder):
-    """Return the target of a decoder: a map of the model, or its input in 0..1."""
-    if decoder.of is None:
-        return ops.cast(model.inputs[0], "float32") / 255
-    return _output_of(model, decoder.of)
-
-
 class _Mask(layers.Layer):
-    """Attach a Keras mask, which the metrics of Keras honour: [scores, mask] -> scores."""
+    """Attach a mask that the metrics of Keras respect: [scores, mask] -> scores."""
 
     def call(self, inputs):
         return ops.copy(inputs[0])

@@ -1,28 +1,27 @@
-"""Distillation (arXiv:1503.02531): a student that learns what its teachers say of each example."""
+"""Distillation (arXiv:1503.02531): a student learns from the outputs of its teachers."""
 
 import contextlib
 import re
 import threading
-from typing import NamedTuple
 
 import keras
 from keras import ops
 
 from zoo.fingerprint import fingerprint
-from zoo.losses import Mean, check_temperature, replicas
+from zoo.losses import Mean, check_share, check_temperature, replicas
+from zoo.objectives.compatibility import check_fit, check_gives_logits, check_no_shared_weights
 from zoo.objectives.deep_supervision import DeeplySupervised
-from zoo.objectives.taps import shapes
-from zoo.objectives.teaching import (
-    MappedSoftTargets,
-    Teachers,
-    check_classes,
-    check_gives_logits,
-    check_no_shared_weights,
-    shapes_of,
-    symbolic_inputs,
-    watch,
-    why_refused,
+from zoo.objectives.step_data import (
+    Pass,
+    Targets,
+    labels_of,
+    losses_of_examples,
+    output_of,
+    paired,
+    unpacked,
+    weights_of,
 )
+from zoo.objectives.teaching import MappedSoftTargets, Teachers, layers_to_watch, watch
 from zoo.objectives.wrapping import shipped, supervised
 
 
@@ -34,46 +33,48 @@ class Distiller(keras.Model):
 
         (1 - soft_weight) L + soft_weight `soft_target_loss` + sum of weight x knowledge
 
-    plus the student's regularization, where L is the compiled loss of the student's output; of
-    examples without labels (`y=None`) L is left out and the soft targets have the whole weight.
-    The teacher only predicts: it runs once a step, without dropout and outside of the gradient, and
-    neither it nor its file is changed. `evaluate` and `predict` are the student's, who may ship as
-    `.student`: an ordinary model. With `soft_weight=0` and no knowledge, the numbers are those of
-    the student trained alone. Hinton, Vinyals and Dean, arXiv:1503.02531, section 2.
+    plus the student's regularization. L is the compiled loss of the student's output. Without
+    labels (`y=None`) L is left out, and the soft targets have the whole weight. The teacher only
+    predicts: it runs once a step, without dropout and without a gradient, and it is not changed.
+    `evaluate` and `predict` use the student alone. `.student` is an ordinary model to ship. With
+    `soft_weight=0` and no knowledge, the numbers are those of the student trained alone. Hinton,
+    Vinyals and Dean, arXiv:1503.02531, section 2.
 
         distiller = zoo.Distiller(student=small, teacher=large, temperature=4, soft_weight=0.9)
         distiller.compile("adam", zoo.SoftmaxCrossEntropy(), metrics=["accuracy"])
         distiller.fit(images, labels)
 
-    The logs have `label_loss`, `soft_target_loss` and the loss of each knowledge, unweighted.
-    Saved are the student, the connectors of the knowledge and the optimizer, and the teacher's
-    fingerprint; after loading, `distiller.learn_from(large)` gives it back.
+    The logs have `label_loss`, `soft_target_loss` and the loss of each knowledge, unweighted. A
+    file holds the student, the connectors of the knowledge, the optimizer and the teacher's
+    fingerprint, but not the teacher. After loading, `distiller.learn_from(large)` sets it again.
 
     Arguments:
         student: a built Keras model that gives logits, (batch, classes) or (batch, ..., classes),
-            or a structure of such. One logit is taken as that of the second of two classes. A
-            `DeeplySupervised` student keeps its companions, and its decoders with their weight.
+            or a structure of such logits. A single logit is taken as the logit of the second of two
+            classes. A `DeeplySupervised` student keeps its companions, and its decoders with their
+            weight.
         teacher: a Keras model, or a list of them: an ensemble, whose probabilities at the
-            temperature are averaged. None if the soft targets come with the data, in the place of
-            the labels: `{"labels": y, "teacher_logits": logits}` (see `zoo.teachers.cache`). For a
-            teacher of other images put in front what makes them:
+            temperature are averaged. None if the data bring the soft targets instead of labels:
+            `{"labels": y, "teacher_logits": logits}` (see `zoo.teachers.cache`). If the teacher
+            takes images of another size, put a layer that converts them in front of it:
             `keras.Sequential([keras.layers.Resizing(64, 64), teacher])`.
-        temperature: of the soft targets, above 0.
-        soft_weight: in 0..1, the share of the soft targets. The paper found a "considerably lower
+        temperature: the temperature of the soft targets, above 0.
+        soft_weight: the share of the soft targets, in 0..1. The paper found a "considerably lower
             weight" of the labels best.
-        knowledge: objects of `zoo.knowledge`: what else the teacher teaches.
-        soft_companions: the companions of a `DeeplySupervised` student learn the soft targets too,
-            (1 - soft_weight) l_m + soft_weight `soft_target_loss`, in the place of l_m.
-        class_map: {class of the student: class of the teacher}, where their classes differ. The
-            soft targets are then of these classes alone.
-        agreement: `evaluate` also runs the teacher, and logs `teacher_agreement` (the share of
-            examples of which both name the same class first) and `teacher_divergence`
-            (KL(teacher || student) in nats, at temperature 1).
+        knowledge: objects of `zoo.knowledge`, further losses that compare student and teacher.
+        soft_companions: True lets the companions of a `DeeplySupervised` student learn the soft
+            targets too: (1 - soft_weight) l_m + soft_weight `soft_target_loss` replaces l_m.
+        class_map: {class of the student: class of the teacher}, if their classes differ. The soft
+            targets then cover these classes alone.
+        agreement: True lets `evaluate` also run the teacher, and log `teacher_agreement` (the
+            share of examples to which both give the same most probable class) and
+            `teacher_divergence` (KL(teacher || student) in nats, at temperature 1).
 
     Raises:
-        ValueError: for a temperature, soft_weight or class_map out of range, a student that is not
-            built, a teacher that shares weights with it, gives probabilities, takes other examples
-            or has other classes, or knowledge of a layer that does not exist or fit.
+        ValueError: for a temperature, soft_weight or class_map out of range; for a student that is
+            not built; for a teacher that shares weights with the student, gives probabilities,
+            takes other examples or has other classes; for knowledge of a layer that does not exist
+            or does not fit.
     """
 
     def __init__(
@@ -90,17 +91,15 @@ class Distiller(keras.Model):
         name=None,
         **kwargs,
     ):
-        # The examples go to student and teacher as they come: a cast to the student's type here
-        # would not happen without the distiller.
+        # Without autocast the student receives the examples unchanged, as it does on its own.
         super().__init__(name=name, autocast=False, **kwargs)
         check_temperature(temperature)
-        if not 0 <= soft_weight <= 1:
-            raise ValueError(f"soft_weight is a share in 0..1; received {soft_weight!r}.")
+        check_share("soft_weight", soft_weight)
         check_gives_logits("student", student)
         if soft_companions and not isinstance(student, DeeplySupervised):
             raise ValueError(
                 "soft_companions are those of a DeeplySupervised student; received a "
-                f"{type(student).__name__}."
+                f"{type(student).__name__}. Wrap it, or leave soft_companions out."
             )
         self.student = student
         self.temperature, self.soft_weight = temperature, soft_weight
@@ -111,39 +110,36 @@ class Distiller(keras.Model):
         )
         self.agreement = agreement
         self.teacher_fingerprint = None
-        # Plain objects, into which Keras does not look for layers of this model.
-        self._student = watch(student, _wanted(self.knowledge, "student_layers"))
+        # Keras does not look into these plain objects for layers of this model.
+        self._student = watch(student, layers_to_watch(self.knowledge, "student_layers"))
         self._teachers = Teachers([], ())
         if teacher is not None:
             self.learn_from(teacher)
-
-        def trackers(*names):
-            return {each: keras.metrics.Mean(name=each) for each in names}
-
-        self._named = _named(self.knowledge)
+        self._named = _by_log_name(self.knowledge)
         parts = [("label_loss", soft_weight < 1), ("soft_target_loss", soft_weight > 0)]
-        self._logs = trackers(*(part for part, there in parts if there), *self._named)
-        self._comparison = trackers(*(_COMPARISON if agreement else ()))
+        self._logs = _trackers(*(part for part, present in parts if present), *self._named)
+        comparison = ("teacher_agreement", "teacher_divergence") if agreement else ()
+        self._comparison = _trackers(*comparison)
         self._in_step = threading.local()
         self._evaluating = False
         self.built = True
 
     @property
     def teacher(self):
-        """The model, or the list of models, that teaches; None if the data bring soft targets."""
+        """The teacher, or the list of teachers; None if the data bring soft targets."""
         models = list(self._teachers.models)
         return models[0] if len(models) == 1 else models or None
 
     def shipped_model(self):
-        """The plain model that ships: what the student leaves behind."""
+        """Return the plain model that ships: the student, or the model that the student trains."""
         return shipped(self.student)
 
     def supervised_model(self):
-        """The student, if it is a `DeeplySupervised`; else None."""
+        """Return the student if it is a `DeeplySupervised`; else None."""
         return supervised(self.student)
 
     def learn_from(self, teacher):
-        """Give the teacher, or the list of teachers: after loading, the one there was before.
+        """Set the teacher, or the list of teachers. After loading, set the same as before.
 
         Raises:
             ValueError: as the constructor, and for a teacher of another fingerprint.
@@ -152,85 +148,65 @@ class Distiller(keras.Model):
         for model in models:
             check_gives_logits("teacher", model)
             check_no_shared_weights(self.student, model)
-        found = [fingerprint(model) for model in models]
-        if self.teacher_fingerprint not in (None, found):
+        fingerprints = [fingerprint(model) for model in models]
+        if self.teacher_fingerprint not in (None, fingerprints):
             raise ValueError(
-                f"This Distiller has learned from the teacher {self.teacher_fingerprint}; the one "
-                f"received is {found}: other weights, or another architecture."
+                f"This Distiller has learned from the teacher {self.teacher_fingerprint}; received "
+                f"{fingerprints}, of other weights or another architecture. Give it the first one."
             )
-        teachers = Teachers(models, _wanted(self.knowledge, "teacher_layers"))
-        self._check_fit(teachers)
-        self._teachers, self.teacher_fingerprint = teachers, found
-        # What was traced with another teacher holds that one.
+        teachers = Teachers(models, layers_to_watch(self.knowledge, "teacher_layers"))
+        check_fit(self._student, teachers, self.knowledge, self.class_map, self.temperature)
+        self._teachers, self.teacher_fingerprint = teachers, fingerprints
+        # A function that was traced before still calls the previous teacher.
         self.train_function = self.test_function = None
-
-    def _check_fit(self, teachers):
-        """One symbolic step: what does not fit is refused here, and the connectors get built."""
-        examples = symbolic_inputs(self.student)
-        student, learnt = shapes(self._student, examples)
-        for watched in teachers.watched:
-            try:
-                teacher, taught = shapes(watched, examples)
-            except ValueError as error:
-                raise ValueError(
-                    f"The teacher {watched.model.name!r} does not take the student's examples, of "
-                    f"shape {shapes_of(examples)}: {why_refused(watched.model, examples, error)}"
-                ) from error
-            check_classes(student, teacher, self.class_map)
-        for each in self.knowledge:
-            own = getattr(each, "temperature", self.temperature)
-            if len(teachers.models) > 1 and own != self.temperature:
-                raise ValueError(
-                    f"An ensemble's soft targets are those of one temperature, here "
-                    f"{self.temperature}; {type(each).__name__} has {own}."
-                )
-            each(
-                [{**learnt, "output": student}[layer] for layer in each.student_layers],
-                [{**taught, "output": teacher}[layer] for layer in each.teacher_layers],
-            )
 
     def call(self, inputs, training=None):
         if not getattr(self._in_step, "running", False):
             return self.student(inputs, training=training)
-        return _Pass(*self._student(inputs, training))
+        return Pass(*self._student(inputs, training))
 
     @property
     def losses(self):
-        """Those of the student, and of the connectors."""
-        connectors = (loss for each in self.knowledge for loss in each.losses)
-        # On JAX those of the pass, which Keras hands over.
+        """The losses of the student and of the connectors."""
+        connectors = (loss for lesson in self.knowledge for loss in lesson.losses)
+        # On JAX, Keras sets `_losses_override` to the losses of the running pass.
         return self._losses_override or [*self.student.losses, *connectors]
 
     @property
     def metrics(self):
-        """In training the parts of the objective; in evaluation the comparison with the teacher."""
-        # Keras asks the metrics that it compiles for results that they have not before a label.
-        ready = [metric for metric in super().metrics if getattr(metric, "built", True)]
-        special = [*self._logs.values(), *self._comparison.values()]
-        logs = self._comparison if self._evaluating else self._logs
-        own = [metric for metric in ready if not any(metric is each for each in special)]
-        within = self.supervised_model()
-        heads = within.head_metrics if within else ()
-        return [*own, *heads, *logs.values()]
+        """The compiled metrics, those of the student's heads, and the parts of the objective.
 
-    # Keras has these once a backend, with different arguments; the data are the last. All call the
-    # model and then `compute_loss` and `compute_metrics`, which take what `call` gives meanwhile.
+        In an evaluation the comparison with the teacher replaces the parts of the objective.
+        """
+        # Compiled metrics have no result before the first label, but Keras reads all of these.
+        ready = [metric for metric in super().metrics if getattr(metric, "built", True)]
+        switched = {id(metric) for metric in (*self._logs.values(), *self._comparison.values())}
+        compiled = [metric for metric in ready if id(metric) not in switched]
+        deeply_supervised = self.supervised_model()
+        heads = deeply_supervised.head_metrics if deeply_supervised else ()
+        logs = self._comparison if self._evaluating else self._logs
+        return [*compiled, *heads, *logs.values()]
+
+    # The arguments of these two differ between the backends of Keras, but the data come last. On
+    # each backend they call the model, and pass what it returns to `compute_loss` and
+    # `compute_metrics`.
     def train_step(self, *arguments):
         *state, data = arguments
-        x, y, sample_weight = _unpacked(data)
-        # Here, and so outside of the tape.
-        lesson = self._lesson(x, y, self.temperature)
+        x, y, sample_weight = unpacked(data)
+        # The teacher runs here, outside of the gradient tape.
+        targets = self._targets(x, y, self.temperature)
         with self._step():
-            return super().train_step(*state, (x, lesson, sample_weight))
+            return super().train_step(*state, (x, targets, sample_weight))
 
     def test_step(self, *arguments):
         *state, data = arguments
-        x, y, sample_weight = _unpacked(data)
-        lesson = (
-            self._lesson(x, y, temperature=1.0) if self.agreement else _Lesson(_labels(y), None, {})
-        )
+        x, y, sample_weight = unpacked(data)
+        if self.agreement:
+            targets = self._targets(x, y, temperature=1.0)
+        else:
+            targets = Targets(labels_of(y), None, {})
         with self._step():
-            return super().test_step(*state, (x, lesson, sample_weight))
+            return super().test_step(*state, (x, targets, sample_weight))
 
     def evaluate(self, *arguments, **keywords):
         with self.evaluation():
@@ -241,139 +217,128 @@ class Distiller(keras.Model):
             return super().test_on_batch(*arguments, **keywords)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        if not isinstance(y_pred, _Pass):  # Keras builds its losses
-            return self._label_objective(x, _labels(y), y_pred, _weights(sample_weight), training)
-        decoding = self._decoding(y_pred.answer, sample_weight)
+        if not isinstance(y_pred, Pass):  # Keras builds its losses outside of a step.
+            sample_weight = weights_of(sample_weight)
+            return self._label_objective(x, labels_of(y), y_pred, sample_weight, training)
+        outputs, labels = y_pred.outputs, y.labels
+        decoding = self._decoding(outputs, sample_weight)
         if not training:
-            answer = y_pred.answer
-            return decoding + self._label_objective(x, y.labels, answer, sample_weight, training)
-        soft_weight = self.soft_weight if y.labels is not None else float(self.soft_weight > 0)
+            return decoding + self._label_objective(x, labels, outputs, sample_weight, training)
+        soft_weight = self.soft_weight if labels is not None else float(self.soft_weight > 0)
         objective = regularization = self._regularization()
-        if soft_weight < 1 and y.labels is not None:
-            objective = self._label_objective(x, y.labels, y_pred.answer, sample_weight, training)
+        if soft_weight < 1 and labels is not None:
+            objective = self._label_objective(x, labels, outputs, sample_weight, training)
             self._log("label_loss", objective - regularization, y_pred)
         if soft_weight:
             soft = self._soft_objective(y.logits, y_pred, sample_weight)
-            # The regularization keeps its weight, whoever teaches.
+            # `objective` contains the regularization, so its weights add up to 1.
             kept = soft_weight * regularization
             objective = (1 - soft_weight) * objective + soft_weight * soft + kept
-        for name, each in self._named.items():
-            objective = objective + each.weight * self._know(name, each, y, y_pred, sample_weight)
+        for name, lesson in self._named.items():
+            losses = losses_of_examples(lesson, y, y_pred)
+            loss = Mean()(losses, losses, sample_weight=sample_weight)
+            self._log(name, loss, y_pred)
+            objective = objective + lesson.weight * loss
         return objective + decoding
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        answer = y_pred.answer if isinstance(y_pred, _Pass) else y_pred
-        output = _output(answer)
-        if isinstance(y, _Lesson) and self._evaluating and self.agreement:
+        outputs = y_pred.outputs if isinstance(y_pred, Pass) else y_pred
+        output = output_of(outputs)
+        if isinstance(y, Targets) and self._evaluating and self.agreement:
             self._compare(y.logits, output, sample_weight)
-        labels = _labels(y)
+        labels = labels_of(y)
         if labels is None:
             return self.get_metrics_result()
-        sample_weight = _weights(sample_weight)
-        if self._supervises(answer):
+        sample_weight = weights_of(sample_weight)
+        if self._has_companions(outputs):
             labels, output, sample_weight = self.student.for_metrics(labels, output, sample_weight)
         return super().compute_metrics(x, labels, output, sample_weight)
 
-    def _lesson(self, x, y, temperature):
-        """Return what teacher or cache say of the examples; an ensemble at a temperature."""
-        labels = _labels(y)
+    def _targets(self, x, y, temperature):
+        """Return the targets of a step, from the data or from the teachers at a temperature."""
+        labels = labels_of(y)
         if isinstance(y, dict) and "teacher_logits" in y:
-            return _Lesson(labels, y["teacher_logits"], {})
+            return Targets(labels, y["teacher_logits"], {})
         if not self._teachers.models:
             if self.soft_weight == 0 and not self.knowledge and not self.agreement:
-                return _Lesson(labels, None, {})
+                return Targets(labels, None, {})
             raise ValueError(
-                "This Distiller has no teacher, and the data bring no soft targets. Give it one, "
-                "distiller.learn_from(teacher) (a Distiller is saved without), or train on "
-                '{"labels": y, "teacher_logits": logits} in the place of y.'
+                "This Distiller has no teacher, and the data bring no soft targets. Give it its "
+                "teacher, which its file does not hold, with distiller.learn_from(teacher), or "
+                'train on {"labels": y, "teacher_logits": logits} in the place of y.'
             )
-        return _Lesson(labels, *self._teachers(x, temperature))
+        return Targets(labels, *self._teachers(x, temperature))
 
-    def _label_objective(self, x, labels, answer, sample_weight, training):
+    def _label_objective(self, x, labels, outputs, sample_weight, training):
         """Return the loss that the student would minimize alone."""
         if labels is None or (self.loss is None and not training):
             return self._regularization()
         if self.loss is None:
             raise ValueError("Compile with a loss of the labels, or set soft_weight=1.")
 
-        def stock(y, output, sample_weight):
+        def output_objective(y, output, sample_weight):
             return super(Distiller, self).compute_loss(x, y, output, sample_weight, training)
 
-        if self._supervises(answer):
-            return self.student.objective(self.loss, stock, labels, answer, sample_weight)
-        return stock(labels, answer, sample_weight)
+        if self._has_companions(outputs):
+            return self.student.objective(
+                self.loss, output_objective, labels, outputs, sample_weight
+            )
+        return output_objective(labels, outputs, sample_weight)
 
-    def _supervises(self, answer):
-        return isinstance(self.student, DeeplySupervised) and isinstance(answer, dict)
+    def _has_companions(self, outputs):
+        return isinstance(self.student, DeeplySupervised) and isinstance(outputs, dict)
 
-    def _decoding(self, answer, sample_weight):
+    def _decoding(self, outputs, sample_weight):
         """Return the errors of the student's decoders, which learn from the images."""
-        if not self._supervises(answer):
+        if not self._has_companions(outputs):
             return 0.0
-        return self.student.decoding(answer, sample_weight)
+        return self.student.decoding(outputs, sample_weight)
 
-    def _soft_objective(self, teacher, y_pred, sample_weight):
+    def _soft_objective(self, teacher_logits, y_pred, sample_weight):
+        """Return the loss of the soft targets; with that of the companions, if they learn them."""
         loss = MappedSoftTargets(self.temperature, self.class_map)
 
-        def taught(answer):
-            pairs = zip(keras.tree.flatten(teacher), keras.tree.flatten(answer), strict=True)
-            return sum(loss(given, said, sample_weight=sample_weight) for given, said in pairs)
+        def soft_target_loss(logits):
+            pairs = paired(teacher_logits, logits)
+            return sum(loss(*pair, sample_weight=sample_weight) for pair in pairs)
 
-        soft = taught(_output(y_pred.answer))
+        soft = soft_target_loss(output_of(y_pred.outputs))
         self._log("soft_target_loss", soft, y_pred)
         if self.soft_companions:
-            for layer, scores in zip(
-                self.student.companions, y_pred.answer["companions"], strict=True
-            ):
-                soft = soft + self.student.weight_now(layer) * taught(scores)
+            companions = zip(self.student.companions, y_pred.outputs["companions"], strict=True)
+            for layer, scores in companions:
+                soft = soft + self.student.weight_now(layer) * soft_target_loss(scores)
         return soft
 
-    def _know(self, name, knowledge, lesson, y_pred, sample_weight):
-        if knowledge.needs_labels and lesson.labels is None:
-            raise ValueError(f"{type(knowledge).__name__} needs labels; received none.")
-        taught = {**lesson.features, "output": lesson.logits}
-        learnt = {**y_pred.features, "output": _output(y_pred.answer)}
-        missing = [layer for layer in knowledge.teacher_layers if layer not in taught]
-        if missing:
-            raise ValueError(
-                f"{type(knowledge).__name__} is of the teacher's layers {', '.join(missing)}, of "
-                "which cached soft targets know nothing: give the Distiller its teacher."
-            )
-        values = knowledge(
-            [learnt[layer] for layer in knowledge.student_layers],
-            [taught[layer] for layer in knowledge.teacher_layers],
-            labels=lesson.labels,
-        )
-        loss = Mean()(values, values, sample_weight=sample_weight)
-        self._log(name, loss, y_pred)
-        return loss
-
-    def _compare(self, teacher, output, sample_weight):
+    def _compare(self, teacher_logits, output, sample_weight):
+        """Update the metrics that compare the student with the teacher."""
         soft = MappedSoftTargets(1.0, self.class_map)
         agreement, divergence = self._comparison.values()
-        for given, said in zip(
-            keras.tree.flatten(teacher), keras.tree.flatten(output), strict=True
-        ):
-            first = [ops.argmax(each, axis=-1) for each in soft.mapped(given, said)]
-            same = ops.cast(ops.equal(*first), "float32")
+        for teacher, student in paired(teacher_logits, output):
+            classes = [ops.argmax(logits, axis=-1) for logits in soft.mapped(teacher, student)]
+            same = ops.cast(ops.equal(*classes), "float32")
             agreement.update_state(same, sample_weight=sample_weight)
-            divergence.update_state(soft.call(given, said), sample_weight=sample_weight)
+            divergence.update_state(soft.call(teacher, student), sample_weight=sample_weight)
 
     def _regularization(self):
         """Return this replica's share of the regularization loss."""
         return sum((ops.sum(loss) for loss in self.losses), ops.zeros(())) / replicas()
 
     def _log(self, name, loss, y_pred):
-        examples = ops.shape(keras.tree.flatten(_output(y_pred.answer))[0])[0]
+        examples = ops.shape(keras.tree.flatten(output_of(y_pred.outputs))[0])[0]
         # Keras has divided the loss by the number of replicas.
         self._logs[name].update_state(loss * replicas(), sample_weight=examples)
 
     @contextlib.contextmanager
     def _step(self):
+        """While active, `call` returns a `Pass`."""
         self._in_step.running = True
-        supervised = isinstance(self.student, DeeplySupervised)
+        deeply_supervised = isinstance(self.student, DeeplySupervised)
+        companions = (
+            self.student.with_companions() if deeply_supervised else contextlib.nullcontext()
+        )
         try:
-            with self.student.with_companions() if supervised else contextlib.nullcontext():
+            with companions:
                 yield
         finally:
             self._in_step.running = False
@@ -394,9 +359,9 @@ class Distiller(keras.Model):
             "student": serialize(self.student),
             "temperature": self.temperature,
             "soft_weight": self.soft_weight,
-            "knowledge": [serialize(each) for each in self.knowledge],
+            "knowledge": [serialize(lesson) for lesson in self.knowledge],
             "soft_companions": self.soft_companions,
-            # JSON has no whole numbers for keys.
+            # The keys of a JSON object are strings, so the map becomes a list of pairs.
             "class_map": self.class_map and [list(pair) for pair in self.class_map.items()],
             "agreement": self.agreement,
             "teacher_fingerprint": self.teacher_fingerprint,
@@ -408,68 +373,24 @@ class Distiller(keras.Model):
             return keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
 
         config = dict(config)
-        learned_from = config.pop("teacher_fingerprint")
+        teacher_fingerprint = config.pop("teacher_fingerprint")
         config["student"] = restore(config["student"])
-        config["knowledge"] = [restore(each) for each in config["knowledge"]]
+        config["knowledge"] = [restore(lesson) for lesson in config["knowledge"]]
         config["class_map"] = config["class_map"] and dict(config["class_map"])
         distiller = cls(**config)
-        distiller.teacher_fingerprint = learned_from
+        distiller.teacher_fingerprint = teacher_fingerprint
         return distiller
 
 
-_COMPARISON = ("teacher_agreement", "teacher_divergence")
+def _by_log_name(knowledge):
+    """Return {name in the logs: knowledge}; a second `Hint` has the name "hint_loss_2"."""
+    by_name = {}
+    for lesson in knowledge:
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(lesson).__name__).lower() + "_loss"
+        count = sum(type(other) is type(lesson) for other in by_name.values())
+        by_name[f"{name}_{count + 1}" if count else name] = lesson
+    return by_name
 
 
-class _Lesson(NamedTuple):
-    """The labels of a step, together with what the teacher says."""
-
-    labels: object
-    logits: object  # of the teacher, or a structure of them; None if it is not asked
-    features: dict  # of the teacher, by layer
-
-
-class _Pass(NamedTuple):
-    """One pass through the student."""
-
-    answer: object  # its output, or what a DeeplySupervised gives meanwhile
-    features: dict  # by layer
-
-
-def _wanted(knowledge, which):
-    """The layers to watch, each once."""
-    names = (layer for each in knowledge for layer in getattr(each, which))
-    return [name for name in dict.fromkeys(names) if name != "output"]
-
-
-def _named(knowledge):
-    """{name in the logs: knowledge}: "hint_loss", and of a second one "hint_loss_2"."""
-    named = {}
-    for each in knowledge:
-        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(each).__name__).lower() + "_loss"
-        count = sum(type(other) is type(each) for other in named.values())
-        named[f"{name}_{count + 1}" if count else name] = each
-    return named
-
-
-def _unpacked(data):
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    return x, y, _weights(sample_weight)
-
-
-def _weights(sample_weight):
-    """Return the weights of the examples. For arrays Keras repeats them for every entry of y."""
-    if isinstance(sample_weight, dict) and "teacher_logits" in sample_weight:
-        return sample_weight["teacher_logits"]
-    return sample_weight
-
-
-def _labels(y):
-    """Without the soft targets that came with them."""
-    if isinstance(y, _Lesson):
-        return y.labels
-    return y.get("labels") if isinstance(y, dict) and "teacher_logits" in y else y
-
-
-def _output(answer):
-    """Return the output alone of what a DeeplySupervised returns in a step."""
-    return answer["output"] if isinstance(answer, dict) and "companions" in answer else answer
+def _trackers(*names):
+    return {name: keras.metrics.Mean(name=name) for name in names}

@@ -1,9 +1,9 @@
 """Specialists: nets for classes that a generalist confuses (arXiv:1503.02531, section 5).
 
-In turn: `confusable_classes` finds the classes, `specialist` copies the generalist for some of them
-and a dustbin, `specialist_examples` chooses what it learns from, `correct_dustbin` undoes the
-choice, `combine` asks all of them about an image. What comes out are probabilities: their
-logarithms are logits, from which a `Distiller` teaches a single net.
+`confusable_classes` finds the classes. `specialist` copies the generalist for some of them and a
+dustbin. `specialist_examples` chooses its training examples. `correct_dustbin` undoes the bias of
+that choice. `combine` merges the probabilities of all nets. A `Distiller` can teach a single net
+from the logarithms of these probabilities, which are logits.
 """
 
 import math
@@ -15,13 +15,13 @@ from keras import layers, ops
 
 
 def confusable_classes(probabilities, count, *, seed=0):
-    """`count` clusters of classes that a generalist predicts together, at most.
+    """Find at most `count` clusters of classes that a generalist predicts together.
 
     (examples, classes) probabilities -> a list of sorted (n,) arrays of classes, n >= 2. On-line
     k-means of the columns of the covariance matrix of the predictions, which needs no labels
-    (section 5.3). Classes that are alone in their cluster belong to none. Our deviation: the
-    covariances are correlations, a class's own variance is left out, and columns have length 1;
-    else a class resembles only itself, and rare classes one another.
+    (section 5.3). A class that is alone in its cluster is left out. Our deviation: we use
+    correlations, leave out a class's own variance, and scale columns to length 1. Otherwise a class
+    would resemble only itself, and rare classes one another.
 
     Raises:
         ValueError: for probabilities of another shape, or a count not in 1..classes.
@@ -31,8 +31,8 @@ def confusable_classes(probabilities, count, *, seed=0):
     probabilities = np.asarray(probabilities, "float64")
     if probabilities.ndim != 2 or not 1 <= count <= probabilities.shape[1]:
         raise ValueError(
-            f"The classes of (examples, classes) probabilities make 1 to {probabilities.shape[-1]} "
-            f"clusters; received {count} of probabilities of shape {probabilities.shape}."
+            f"Probabilities are (examples, classes), and count is 1 to {probabilities.shape[-1]} "
+            f"clusters; received {count} and probabilities of shape {probabilities.shape}."
         )
     covariance = np.cov(probabilities, rowvar=False)
     deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
@@ -41,22 +41,23 @@ def confusable_classes(probabilities, count, *, seed=0):
     columns /= np.maximum(np.linalg.norm(columns, axis=1, keepdims=True), 1e-300)
     means = MiniBatchKMeans(count, n_init=10, random_state=seed, reassignment_ratio=0)
     cluster = means.fit_predict(columns)
-    found = [np.flatnonzero(cluster == each) for each in range(count)]
-    return [classes for classes in found if len(classes) > 1]
+    clusters = [np.flatnonzero(cluster == index) for index in range(count)]
+    return [classes for classes in clusters if len(classes) > 1]
 
 
 @keras.saving.register_keras_serializable("zoo")
 class Dustbin(layers.Layer):
-    """Logits of some classes, and one for all others together.
+    """Selects the logits of some classes, and adds one logit for all others, the dustbin.
 
-    (batch, all classes) -> (batch, classes + 1), float32, the dustbin last: the logarithm of the
-    sum of the others' exponentials, plus `correction`. So the softmax gives each class the
-    probability that it had among all, and the dustbin the others' sum.
+    (batch, all classes) -> (batch, classes + 1), float32, the dustbin last. Its logit is the
+    logarithm of the sum of the others' exponentials, plus `correction`. Without a correction the
+    softmax gives each class the probability that it had among all classes, and the dustbin the sum
+    of the others' probabilities.
     """
 
     def __init__(self, classes, *, correction=0.0, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
-        self.classes = [int(each) for each in classes]
+        self.classes = [int(index) for index in classes]
         self.correction = float(correction)
 
     def build(self, input_shape):
@@ -68,8 +69,10 @@ class Dustbin(layers.Layer):
                 f"{self.classes}."
             )
         if len(unique) == count:
-            raise ValueError(f"A specialist of all {count} classes has nothing for its dustbin.")
-        self.others = [each for each in range(count) if each not in set(unique)]
+            raise ValueError(
+                f"A specialist of all {count} classes has nothing for its dustbin. Leave some out."
+            )
+        self.others = [index for index in range(count) if index not in set(unique)]
 
     def call(self, logits):
         own = ops.take(logits, self.classes, axis=-1)
@@ -84,12 +87,13 @@ class Dustbin(layers.Layer):
 
 
 def specialist(generalist, classes, *, name="specialist"):
-    """A copy of the generalist, to be trained for some of its classes and a dustbin.
+    """Copy the generalist, as a net to be trained for some of its classes and a dustbin.
 
-    Raw images -> logits (batch, classes + 1), float32. It begins with the generalist's weights and
-    probabilities, and shares neither layers nor weights with it. The paper makes a smaller softmax
-    layer; here all of the generalist's stays, and the others' probabilities are summed (`Dustbin`),
-    so that this works for any functional or sequential model that gives logits.
+    Raw images -> logits (batch, classes + 1), float32. The copy starts with the generalist's
+    weights and probabilities, and shares neither layers nor weights with it. Our deviation: the
+    paper makes a smaller softmax layer. We keep the generalist's whole output and sum the
+    probabilities of the other classes (`Dustbin`), which works for any functional or sequential
+    model that gives logits.
 
     Raises:
         ValueError: for classes that the generalist does not have, repeated ones, or all of them.
@@ -103,9 +107,10 @@ def specialist(generalist, classes, *, name="specialist"):
 def specialist_examples(labels, classes, *, seed=0):
     """Choose a specialist's examples: all of its classes, and as many others at random.
 
-    (n,) labels -> (indices (m,), their labels 0..len(classes), the last being the dustbin (m,), and
-    the oversampling: by what factor its classes are more frequent among these, against the others,
-    than among all). Fewer others than that are all taken, once. Section 5.2.
+    (n,) labels -> (indices (m,), labels (m,) in 0..len(classes), oversampling). The last label is
+    the dustbin. The ratio of the specialist's classes to the others is larger among the chosen
+    examples than among all, by the factor `oversampling`. If there are fewer others than examples
+    of its classes, all others are chosen, once each. Section 5.2.
 
     Raises:
         ValueError: if no example is of these classes, or every one.
@@ -126,10 +131,10 @@ def specialist_examples(labels, classes, *, seed=0):
 
 
 def correct_dustbin(model, oversampling):
-    """The specialist with the logarithm of the oversampling added to its dustbin's logit.
+    """Return the specialist with the logarithm of the oversampling added to its dustbin's logit.
 
-    Shares its weights with `model`. Its probabilities are then those of the data before examples
-    were chosen (section 5.2; Bayes' rule).
+    It shares its weights with `model`. By Bayes' rule its probabilities are those for the data
+    before examples were chosen. Section 5.2.
 
     Raises:
         ValueError: for an oversampling that is not above 0, or a model whose last layer is not a
@@ -137,7 +142,10 @@ def correct_dustbin(model, oversampling):
     """
     last = model.layers[-1]
     if not isinstance(last, Dustbin):
-        raise ValueError(f"{model.name!r} does not end in a Dustbin, as a specialist does.")
+        raise ValueError(
+            f"The last layer of {model.name!r} is a {type(last).__name__}; expected a Dustbin. "
+            "Make the model with `specialist`."
+        )
     if not 0 < oversampling < math.inf:
         raise ValueError(f"The oversampling is a factor above 0; received {oversampling!r}.")
     correction = last.correction + math.log(oversampling)
@@ -146,45 +154,47 @@ def correct_dustbin(model, oversampling):
 
 
 def combine(probabilities, specialists, *, top=1, tolerance=1e-6, most_steps=10_000):
-    """The generalist's and the specialists' probabilities made one: equation 5.
+    """Combine the probabilities of the generalist and the specialists by equation 5.
 
     (examples, classes) probabilities of the generalist, and a list of pairs of classes (n,) and
-    probabilities (examples, n + 1) of a specialist -> (examples, classes), float64. For each
-    example those specialists are active that have one of its `top` most probable classes; q
-    minimizes KL(generalist, q) + sum over the active of KL(specialist, q), where a dustbin is
-    compared with the sum of q over the classes of others. Where none is active q is the
-    generalist's.
+    probabilities (examples, n + 1) of a specialist -> probabilities q (examples, classes), float64.
+    For an example, a specialist is active if it has one of the `top` most probable classes. q
+    minimizes KL(generalist, q) + sum over the active specialists of KL(specialist, q), where a
+    dustbin is compared with the sum of q over the other classes. If no specialist is active, q is
+    the generalist's.
 
-    The paper minimizes by gradient descent. Here q <- mean over generalist and active specialists
-    of what each says, its dustbin shared out as q does: expectation maximization, which needs no
-    step size, goes downhill at each step, and to the same minimum, as the sum is convex in q. It
-    stops when no probability moves by more than `tolerance` in a step.
+    Our deviation: the paper minimizes by gradient descent, we use expectation maximization. Each
+    step replaces q by the mean of the probabilities of the generalist and the active specialists,
+    whose dustbins are divided among the other classes in proportion to q. It needs no step size.
+    No step increases the sum, and it reaches the same minimum, because the sum is convex in q. It
+    stops when no probability changes by more than `tolerance` in a step.
 
     Raises:
         ValueError: for probabilities whose shapes do not fit.
-        RuntimeError: if `most_steps` do not suffice.
+        RuntimeError: if `most_steps` steps are not enough.
     """
     p = np.asarray(probabilities, "float64")
     likely = np.argsort(-p, axis=1, kind="stable")[:, :top]
-    asked = []
-    for classes, said in specialists:
-        classes, said = np.asarray(classes), np.asarray(said, "float64")
-        if said.shape != (len(p), len(classes) + 1):
+    team = []
+    for classes, own in specialists:
+        classes, own = np.asarray(classes), np.asarray(own, "float64")
+        if own.shape != (len(p), len(classes) + 1):
             raise ValueError(
                 f"The specialist of the classes {classes.tolist()} gives probabilities of shape "
-                f"{said.shape}; expected {(len(p), len(classes) + 1)}, the dustbin last."
+                f"{own.shape}; expected {(len(p), len(classes) + 1)}, the dustbin last."
             )
-        asked.append((classes, said, np.isin(likely, classes).any(axis=1)))
-    active = 1 + sum((on.astype(int) for _, _, on in asked), np.zeros(len(p), int))
+        team.append((classes, own, np.isin(likely, classes).any(axis=1)))
+    # The generalist is always active.
+    active = 1 + sum((on.astype(int) for _, _, on in team), np.zeros(len(p), int))
     q = p.copy()
     moving = np.flatnonzero(active > 1)
     for _ in range(most_steps):
         if not len(moving):
             return q
         mean = p[moving].copy()
-        for classes, said, on in asked:
+        for classes, own, on in team:
             rows = np.flatnonzero(on[moving])
-            mean[rows] += _shared_out(q[moving[rows]], classes, said[moving[rows]])
+            mean[rows] += _over_all_classes(q[moving[rows]], classes, own[moving[rows]])
         mean /= active[moving, np.newaxis]
         step = np.abs(mean - q[moving]).max(axis=1)
         q[moving] = mean
@@ -195,33 +205,35 @@ def combine(probabilities, specialists, *, top=1, tolerance=1e-6, most_steps=10_
     )
 
 
-def _shared_out(q, classes, said):
-    """A specialist's probabilities of all classes, those of its dustbin in proportion to q."""
+def _over_all_classes(q, classes, own):
+    """Divide the dustbin of a specialist's probabilities among the others, in proportion to q."""
     rest = q.copy()
     rest[:, classes] = 0
     total = rest.sum(axis=1, keepdims=True)
-    full = rest * (said[:, -1:] / np.maximum(total, 1e-300))
-    full[:, classes] = said[:, :-1]
+    full = rest * (own[:, -1:] / np.maximum(total, 1e-300))
+    full[:, classes] = own[:, :-1]
     return full
 
 
 @dataclass(frozen=True)
 class Covering:
-    """A row of Table 4: the examples whose true class so many specialists have."""
+    """A row of Table 4: the examples whose true class is covered by this many specialists."""
 
     covering: int
+    """The number of specialists that have the true class."""
     examples: int
+    """The number of such examples."""
     change: int
-    """In the number of examples that are named rightly."""
+    """The number of examples classified correctly, minus that of the generalist alone."""
     relative: float
-    """The same, as a share in % of those that the generalist names rightly."""
+    """The change in % of the examples that the generalist classifies correctly."""
 
 
 def table(before, after, covering):
-    """Table 4 of the paper: a list of `Covering`, by the number of covering specialists.
+    """Return Table 4 of the paper: a list of `Covering`, by the number of covering specialists.
 
-    Three (examples,): whether the generalist is right, whether all together are, and how many
-    specialists have the true class.
+    Takes three arrays (examples,): 1 or True if the generalist is right, the same of the
+    combination, and the number of specialists that have the true class.
     """
     before, after, covering = np.asarray(before), np.asarray(after), np.asarray(covering)
     rows = []

@@ -9,7 +9,7 @@ from zoo.text import did_you_mean
 
 
 class Watched:
-    """A model, and the layers whose outputs are taken in the pass that is made anyway."""
+    """A model with taps on some layers: examples -> (its output, {layer: output})."""
 
     def __init__(self, model, layers):
         self.model = model
@@ -19,16 +19,21 @@ class Watched:
         with contextlib.ExitStack() as open_taps:
             for tap in self.taps.values():
                 open_taps.enter_context(tap)
-            answer = self.model(examples, training=training)
-            return answer, {layer: tap.taken() for layer, tap in self.taps.items()}
+            output = self.model(examples, training=training)
+            return output, {layer: tap.taken() for layer, tap in self.taps.items()}
 
 
 class Tap:
-    """Takes what a layer gives, wherever it stands: nested models and subclasses have no graph."""
+    """Keeps the output of a layer while open.
+
+    It replaces the `call` of the layer, because nested and subclassed models have no common graph
+    from which the output could be read.
+    """
 
     def __init__(self, layer):
         self.layer = layer
-        self.lock, self.open = threading.Lock(), 0  # replicas are threads that take turns
+        # The replicas of a distribution strategy are threads, and several may be open at once.
+        self.lock, self.open = threading.Lock(), 0
         self.last = threading.local()
 
     def __enter__(self):
@@ -43,20 +48,24 @@ class Tap:
         with self.lock:
             self.open -= 1
             if not self.open:
-                del self.layer.call  # and the method of the class shows again
+                del self.layer.call  # The method of the class is visible again.
 
     def _call(self, *arguments, **keywords):
         self.last.output = self.run(*arguments, **keywords)
         return self.last.output
 
     def taken(self):
+        """Return the output of the last call of the layer."""
         if self.last.output is None:
-            raise ValueError(f"The layer {self.layer.name!r} did not run when its model did.")
+            raise ValueError(
+                f"The layer {self.layer.name!r} did not run when its model did, so it has no "
+                "output to compare. Name a layer that runs in every pass."
+            )
         return self.last.output
 
 
 class _Symbolic(layers.Layer):
-    """A pass without numbers, for the shapes."""
+    """Runs a watched model on symbolic tensors, which have shapes and no values."""
 
     def __init__(self, watched):
         super().__init__(autocast=False)
@@ -67,12 +76,15 @@ class _Symbolic(layers.Layer):
 
 
 def shapes(watched, examples):
-    """KerasTensors of a model's output and of the layers watched; adds no node to its graph."""
+    """Return symbolic outputs of the model and of its watched layers.
+
+    The model's graph gets no new node.
+    """
     return _Symbolic(watched)(examples)
 
 
 def find(model, name):
-    """The layer of that name; "backbone/conv3" is one of a model within."""
+    """Return the layer of this name; "backbone/conv3" is a layer of the model "backbone" within."""
     first, _, rest = name.partition("/")
     names = {layer.name: layer for layer in getattr(model, "layers", ())}
     if first not in names:

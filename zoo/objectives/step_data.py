@@ -1,0 +1,74 @@
+"""The data of a distillation step: the targets, and the outputs of the student."""
+
+from typing import NamedTuple
+
+import keras
+
+
+class Targets(NamedTuple):
+    """The labels of a step, together with the outputs of the teacher."""
+
+    labels: object
+    logits: object  # the teacher's, or a structure of them; None if the step needs none
+    features: dict  # the outputs of the teacher's layers, by name
+
+
+class Pass(NamedTuple):
+    """The outputs of one pass through the student."""
+
+    outputs: object  # the student's output, or the dictionary of a DeeplySupervised in a step
+    features: dict  # the outputs of the student's layers, by name
+
+
+def unpacked(data):
+    """Return (x, y, sample_weight) of the data of a step."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    return x, y, weights_of(sample_weight)
+
+
+def weights_of(sample_weight):
+    """Return the weights of the examples. For arrays Keras repeats them for every entry of y."""
+    if isinstance(sample_weight, dict) and "teacher_logits" in sample_weight:
+        return sample_weight["teacher_logits"]
+    return sample_weight
+
+
+def labels_of(y):
+    """Return the labels alone of targets, or of data with soft targets; None without labels."""
+    if isinstance(y, Targets):
+        return y.labels
+    return y.get("labels") if isinstance(y, dict) and "teacher_logits" in y else y
+
+
+def output_of(outputs):
+    """Return the output alone of what a DeeplySupervised returns in a step."""
+    return outputs["output"] if isinstance(outputs, dict) and "companions" in outputs else outputs
+
+
+def paired(teacher_outputs, student_outputs):
+    """Return pairs of an output of the teacher and the same output of the student."""
+    return zip(
+        keras.tree.flatten(teacher_outputs), keras.tree.flatten(student_outputs), strict=True
+    )
+
+
+def losses_of_examples(knowledge, targets, student_pass):
+    """Return the losses (batch,) of a knowledge, from the targets and the student's pass."""
+    if knowledge.needs_labels and targets.labels is None:
+        raise ValueError(
+            f"{type(knowledge).__name__} needs labels; received none. Train it on labelled data."
+        )
+    teacher_features = {**targets.features, "output": targets.logits}
+    student_features = {**student_pass.features, "output": output_of(student_pass.outputs)}
+    missing = [layer for layer in knowledge.teacher_layers if layer not in teacher_features]
+    if missing:
+        raise ValueError(
+            f"{type(knowledge).__name__} needs the outputs of the teacher's layers "
+            f"{', '.join(missing)}. Cached soft targets do not have them: give the Distiller its "
+            "teacher."
+        )
+    return knowledge(
+        [student_features[layer] for layer in knowledge.student_layers],
+        [teacher_features[layer] for layer in knowledge.teacher_layers],
+        labels=targets.labels,
+    )
