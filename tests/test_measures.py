@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from oracles import softmax
 from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 from zoo import measures
 
@@ -50,6 +50,23 @@ def test_counts_are_those_of_scikit_learn():
     assert told[2]["recall"] == (predictions[labels == 2] == 2).mean()
     assert told[2]["count"] == (labels == 2).sum()
     assert told[2]["precision"] == (labels[predictions == 2] == 2).mean()
+
+
+def test_the_balanced_accuracy_is_that_of_scikit_learn_where_classes_differ():
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [300, 20, 100])
+    predictions = np.where(random.random(420) < 0.8, labels, random.integers(0, 4, 420))
+    counts = measures.confusion_counts(labels, predictions, 4)  # class 3 has no image
+    with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
+        expected = balanced_accuracy_score(labels, predictions)
+    assert measures.balanced_accuracy(counts) == pytest.approx(expected)
+    always_the_first = measures.confusion_counts(labels, 0 * labels, 4)
+    assert measures.balanced_accuracy(always_the_first) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("images", "shown"), [((10, 20), False), ((10, 21), True)])
+def test_without_much_difference_there_is_no_balanced_accuracy(images, shown):
+    assert (measures.balanced_accuracy(np.diag(images)) is not None) == shown
 
 
 def test_the_pairs_mistaken_most_come_first_and_single_mistakes_do_not_count():

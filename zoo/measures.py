@@ -65,6 +65,18 @@ def per_class(counts, names):
     ]
 
 
+def balanced_accuracy(counts):
+    """(true, predicted) counts -> the mean recall of the classes that have images.
+
+    It is None where the accuracy says the same: no class has more than twice the images of another.
+    """
+    right, true = np.diagonal(counts), counts.sum(axis=1)
+    present = true > 0
+    if true[present].max() <= 2 * true[present].min():
+        return None
+    return float((right[present] / true[present]).mean())
+
+
 def confusions(counts, names, most=3):
     """The pairs mistaken most often, and more than once: (true name, predicted name, images)."""
     mistakes = counts - np.diag(np.diagonal(counts))

@@ -314,6 +314,35 @@ def test_holdout_divides_every_class_in_proportion():
     assert set(names_of(other)) != set(names_of(validation))
 
 
+@pytest.mark.parametrize(
+    ("members", "fraction", "expected"),
+    [
+        ([98, 2], 0.2, [19, 1]),
+        ([60, 30, 2], 0.2, [11, 6, 1]),
+        ([2] * 100, 0.2, [1] * 100),
+        ([50, 1, 50], 0.2, [10, 0, 10]),
+        ([3, 40], 0.05, [1, 1]),
+        ([50, 1, 5], 0.5, [25, 0, 3]),
+    ],
+)
+def test_every_class_that_can_spare_an_image_has_one_in_the_holdout(members, fraction, expected):
+    labels = np.repeat(range(len(members)), members)
+    data = ImageData("rare", "train", numbered(len(labels)).images, labels, range(len(members)))
+    for order in (None, np.random.default_rng(1).permutation(len(labels))):
+        training, held_out = data.holdout(fraction, order=order)
+        counts = np.bincount(held_out.labels, minlength=len(members))
+        assert counts.tolist() == expected
+        assert (counts + np.bincount(training.labels)).tolist() == members
+
+
+def test_a_subset_has_every_class():
+    labels = np.repeat([0, 1, 2], [97, 1, 2])
+    data = ImageData("rare", "train", numbered(100).images, labels, "abc")
+    assert np.bincount(data.subset(3).labels).tolist() == [1, 1, 1]
+    assert np.bincount(data.subset(10).labels).tolist() == [8, 1, 1]
+    assert set(names_of(data.subset(3))) < set(names_of(data.subset(10)))
+
+
 def test_subset_is_stratified_and_grows():
     data = numbered(420)
     small, large = data.subset(50, seed=2), data.subset(103, seed=2)
@@ -328,7 +357,7 @@ def test_divisions_that_leave_too_little_are_refused():
     for fraction in (0, 0.001, 0.999, 1, -0.5, 2):
         with pytest.raises(DataError, match="each part needs two or more"):
             numbered(20).holdout(fraction)
-    with pytest.raises(DataError, match="no training image of class '2'"):
+    with pytest.raises(DataError, match="no training image of class '0'"):
         numbered(7).holdout(0.7)
     for examples in (4, 21):
         with pytest.raises(DataError, match=f"5 .* to 20 images; received {examples}"):

@@ -223,8 +223,9 @@ def test_every_other_guard_that_is_missing_is_found(monkeypatch, tmp_path):
 
 def test_a_request_without_an_answer_is_a_hang_and_the_next_one_is_answered(version):
     images = {"images": pixels().astype("float32")}
-    with ServerRuntime(version, timeout=3) as server:
+    with ServerRuntime(version) as server:
         expected = server("serving_default", images)["probabilities"]
+        server.runtime.timeout = 3
         os.kill(server.runtime.child.pid, signal.SIGSTOP)
         with pytest.raises(Stopped, match="no answer in 3 s"):
             server("serving_default", images)

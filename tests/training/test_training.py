@@ -179,6 +179,7 @@ def test_the_results_are_those_of_the_model_in_the_folder(file, tmp_path):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(test.labels, logits)
     assert results["errors"] == (logits.argmax(1) != test.labels).sum()
     assert results["examples"] == test.examples
+    assert results["balanced_accuracy"] is None  # the classes of the digits are of one size
     np.testing.assert_allclose(results["loss"], loss, rtol=1e-5)
     np.testing.assert_allclose(
         results["loss"], float(rows(folder)[-1]["val_output_loss"]), rtol=1e-4
@@ -282,8 +283,10 @@ def test_an_augmentation_that_is_refused_does_not_bind_the_folder(file, tmp_path
     assert not (tmp_path / "small" / "run" / "recipe.json").exists()
 
 
-def test_images_that_are_trained_and_judged_on_are_named(file, tmp_path, monkeypatch):
-    training, test = zoo.data.load("digits"), zoo.data.load("digits", "test")
+def test_images_that_are_trained_and_judged_on_are_named_and_classes_without_test_images(
+    file, tmp_path, monkeypatch
+):
+    training, test = zoo.data.load("digits"), zoo.data.load("digits", "test").without([9])
     assert not test.also_in(training)
     leaked = np.concatenate([training.images, test.images[[7, 30]]])
     labels = np.concatenate([training.labels, test.labels[[7, 30]]])
@@ -291,9 +294,11 @@ def test_images_that_are_trained_and_judged_on_are_named(file, tmp_path, monkeyp
     splits = {"train": training, "test": test}
     monkeypatch.setattr(zoo.data, "load", lambda name, split="train", **how: splits[split])
     results = json.loads((run(file, tmp_path, epochs=1) / "results.json").read_text())
-    (warning,) = results["warnings"]
+    untested, warning = results["warnings"]
+    assert untested.startswith("1 of 10 classes have no test image")
+    assert untested.endswith("recognized: '9'.")
     seven, thirty = test.labels[[7, 30]]
-    assert warning.startswith("2 of the 359 test images are among the training images")
+    assert warning.startswith("2 of the 323 test images are among the training images")
     assert warning.endswith(f"number 7 ({seven}), 30 ({thirty}).")
 
 

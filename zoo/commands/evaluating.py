@@ -86,8 +86,10 @@ def show_evaluation(model: keras.Model, images: data.ImageData) -> None:
     low, high = measures.wilson_interval(share, images.examples)
     calibration_error = measures.calibration_error(logits, images.labels)
     console = Console(highlight=False)
+    balanced = measures.balanced_accuracy(counts)
+    beside = "" if balanced is None else f" (balanced accuracy {percent(balanced)})"
     console.print(
-        f"{images.name}, {images.split}: accuracy {percent(1 - share)}, {errors} errors in "
+        f"{images.name}, {images.split}: accuracy {percent(1 - share)}{beside}, {errors} errors in "
         f"{images.examples} images (error {percent(low)} to {percent(high)} with 95 % "
         f"confidence), loss {loss:.4f}, calibration error {percent(calibration_error)}"
     )

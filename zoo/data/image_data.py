@@ -239,6 +239,9 @@ class ImageData:
     ) -> "tuple[ImageData, ImageData]":
         """Divide the images -> (training, validation).
 
+        Validation receives at least one image of every class that has two or more. The only image
+        of a class stays in training.
+
         Arguments:
             fraction: the share of each class that validation receives, 0..1. The number of images
                 is rounded.
@@ -255,7 +258,10 @@ class ImageData:
                 f"{self.name} ({self.split}): a holdout of {fraction} takes {examples} of "
                 f"{self.examples} images, and each part needs two or more."
             )
-        chosen = self._stratified(examples, self._shuffled(seed) if order is None else order)
+        order = self._shuffled(seed) if order is None else order
+        members = np.bincount(self.labels)
+        order = order[members[self.labels[order]] > 1]
+        chosen = self._stratified(max(examples, int((members > 1).sum())), order)
         rest = np.setdiff1d(np.arange(self.examples), chosen)
         lost = np.setdiff1d(self.labels, self.labels[rest])
         if lost.size:
@@ -266,7 +272,7 @@ class ImageData:
         return self._take(rest), dataclasses.replace(self._take(chosen), split="validation")
 
     def subset(self, examples: int, seed: int = 0) -> "ImageData":
-        """Return `examples` images, with the classes in proportion.
+        """Return `examples` images, with the classes in proportion, and at least one of each.
 
         For one seed, a larger subset contains the smaller ones.
 
@@ -291,12 +297,13 @@ class ImageData:
     def _stratified(self, examples: int, order: np.ndarray) -> np.ndarray:
         """Return the sorted indices of `examples` images, the same share of each class.
 
-        They are the first ones of their class in `order`.
+        They are the first ones of their class in `order`, and at least one of each class.
         """
         depth = np.empty(self.examples)
-        for label in np.unique(self.labels):
+        for label in np.unique(self.labels[order]):
             members = order[self.labels[order] == label]
             depth[members] = (np.arange(len(members)) + 0.5) / len(members)
+            depth[members[0]] = 0
         return np.sort(order[np.argsort(depth[order], kind="stable")[:examples]])
 
 

@@ -57,6 +57,7 @@ def write(run, model, data):
         classes=measures.per_class(counts, names),
         confusions=measures.confusions(counts, names),
         mistakes=int(counts.sum() - np.trace(counts)),
+        balanced_accuracy=measures.balanced_accuracy(counts),
         figures=_save(drawings, run.figures),
         run=shlex.quote(str(run.folder)),
         model_file=repr(str(run.model_file)),

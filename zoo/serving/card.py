@@ -214,7 +214,7 @@ def _training(recipe, versions, results):
 
 def _results(results):
     kept = ("evaluated_on", "accuracy", "error_percent", "errors", "examples", "loss", "exits")
-    kept += ("calibration_error", "classes", "confusions")
+    kept += ("calibration_error", "balanced_accuracy", "classes", "confusions")
     interval = measures.wilson_interval(1 - results["accuracy"], results["examples"])
     return {
         **{name: results[name] for name in kept if results.get(name) is not None},

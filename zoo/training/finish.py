@@ -63,6 +63,7 @@ def _results(session, model):
         "loss": loss,
         "calibration_error": measures.calibration_error(logits, labels),
         "classes": measures.per_class(counts, names),
+        "balanced_accuracy": measures.balanced_accuracy(counts),
         "confusions": measures.confusions(counts, names),
         "examples": examples,
         "train_examples": session.training.examples,

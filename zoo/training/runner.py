@@ -108,6 +108,7 @@ def train(
             approve(file)
             session.warn_of_other_versions(versions)
             session.warn_of_skipped_files()
+            session.warn_of_untested_classes()
             session.warn_of_shared_images()
             run.write_versions(versions)
         session.fit(deadline)

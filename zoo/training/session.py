@@ -267,6 +267,17 @@ class Session:
                 f"{shown}{'; ...' if len(skipped) > 5 else ''}"
             )
 
+    def warn_of_untested_classes(self) -> None:
+        """Warn of classes that no image can judge."""
+        missing = sorted(set(range(len(self.label_names))) - set(self.judging.labels.tolist()))
+        if missing:
+            names = ", ".join(repr(self.label_names[label]) for label in missing[:5])
+            self.warn(
+                f"{len(missing)} of {len(self.label_names)} classes have no {self.judged_on} image, "
+                f"so nothing below says how well they are recognized: {names}"
+                f"{', ...' if len(missing) > 5 else ''}."
+            )
+
     def warn_of_shared_images(self) -> None:
         """Warn of images that are both trained and evaluated on."""
         shared = self.judging.also_in(self.training)
