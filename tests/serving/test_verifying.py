@@ -208,15 +208,16 @@ def test_every_other_guard_that_is_missing_is_found(monkeypatch, tmp_path):
         monkeypatch,
         tmp_path,
         tf__debugging__check_numerics=lambda x, _: x,
-        MAX_BYTES=2**30,
-        MAX_PIXELS=2**40,
+        decoding__MAX_BYTES=2**30,
+        decoding__MAX_PIXELS=2**40,
         tf__io__decode_jpeg=lambda file, channels, dct_method: decode(file, channels),
     )
     files = hostile_inputs.malformed_images(3).items()
     files = {name: file for name, file in files if "16 MiB" in name or "8000" in name}
     monkeypatch.setattr(hostile_inputs, "malformed_images", lambda _: files)
     checks = {check.name: check for check in verifying.verify(version)}
-    assert failed(checks.values())[:2] == ["PNG and JPEG", "wrong shapes, ranks, types"]
+    of_files = ["Keras, classify", "Keras, predict_bytes", "PNG and JPEG"]  # the coarse DCT
+    assert failed(checks.values())[:4] == [*of_files, "wrong shapes, ranks, types"]
     assert "7 answered" in checks["wrong shapes, ranks, types"].found  # NaN and infinity
     assert "6 requests: 0 aborts, 0 hangs, 6 answered" in checks["3 malformed images"].found
 

@@ -1,15 +1,25 @@
 """Image files to pixels."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zoo.data.checks import DataError
 
+if TYPE_CHECKING:
+    from PIL import Image, ImageFile
+
 # The formats that Pillow decodes itself. For some others it starts programs, such as Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 64_000_000
+# By the orientation in EXIF data. Another one leaves an image as it is.
+_TURNS = {
+    **{2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"},
+    **{6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"},
+}
 
 
 def read_image(file: str | Path, image_shape: tuple[int, int, int]) -> np.ndarray:
@@ -38,27 +48,85 @@ def read_image(file: str | Path, image_shape: tuple[int, int, int]) -> np.ndarra
 
 
 def decode(file: str | Path) -> np.ndarray:
-    """Decode one image file -> uint8 (height, width, 1 or 3), turned upright.
+    """Decode one image file -> uint8 (height, width, 1 or 3), turned upright and laid on white.
+
+    An export decodes PNG and JPEG files to the same pixels; see `zoo.serving.decoding`.
 
     Raises:
-        DataError: if the file is not an image, or has more than 64 million pixels.
+        DataError: if the file is not an image, is damaged, or has more than 64 million pixels.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         with Image.open(file, formats=FORMATS) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise ValueError(f"{opened.width} x {opened.height} is over {MAX_PIXELS:,} pixels")
-            image = ImageOps.exif_transpose(opened)
+            if opened.format == "PNG":
+                _check_png(opened, file)
+            image = _upright(opened)
         if image.mode in ("I", "F"):
             raise ValueError(f"pixels of mode {image.mode} have no known range; save 8 or 16 bits")
+        is_grey = image.mode in ("1", "L", "LA")
         if image.mode.startswith("I;16"):
-            pixels = (np.asarray(image) >> 8).astype(np.uint8)  # Pillow's convert would clip
+            values = np.asarray(image)
+            pixels = (values >> 8).astype(np.uint8)  # Pillow's convert would clip
+            pixels[values == image.info.get("transparency", -1)] = 255
+        elif image.has_transparency_data:
+            pixels = _on_white(np.asarray(image.convert("RGBA")))[..., : 1 if is_grey else 3]
         else:
-            pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+            pixels = np.asarray(image.convert("L" if is_grey else "RGB"))
     except Exception as error:  # the decoders raise many types for a damaged file
         raise DataError(f"{file} is not an image to train on: {error}") from error
     return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def as_png(file: str | Path) -> bytes:
+    """Decode an image file of any of the formats -> the bytes of a PNG file, for an export.
+
+    Raises:
+        DataError: if the file is not an image.
+    """
+    from PIL import Image
+
+    pixels, png = decode(file), io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(png, "PNG")
+    return png.getvalue()
+
+
+def _check_png(opened: "ImageFile.ImageFile", file: str | Path) -> None:
+    """Refuse wrong checksums, as a server does, and make a transparent level one of 8 bits."""
+    from PIL import Image
+
+    with Image.open(file, formats=FORMATS) as unread:
+        unread.verify()
+    packing = opened.tile[0].args if opened.tile else None
+    if "transparency" in opened.info:
+        if packing == "RGB;16B":
+            raise ValueError("16 bits with a transparent colour; save it with 8 bits")
+        if packing in ("L;2", "L;4"):
+            opened.info["transparency"] *= {"L;2": 85, "L;4": 17}[packing]
+
+
+def _upright(opened: "Image.Image") -> "Image.Image":
+    """Return an image turned as its EXIF data say. Other data are not asked."""
+    from PIL import Image
+
+    opened.load()
+    for other in ("xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
+        opened.info.pop(other, None)
+    try:
+        orientation = opened.getexif().get(0x0112)
+    except Exception:  # damaged EXIF data do not damage the image
+        orientation = None
+    if not isinstance(orientation, int) or orientation not in _TURNS:
+        return opened.copy()
+    return opened.transpose(Image.Transpose[_TURNS[orientation]])
+
+
+def _on_white(rgba: np.ndarray) -> np.ndarray:
+    """Lay an image on white: (height, width, 4) uint8 -> (height, width, 3) uint8."""
+    colours, alpha = rgba[..., :3].astype(np.uint16), rgba[..., 3:].astype(np.uint16)
+    return ((colours * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def resize(image: np.ndarray, image_size: Sequence[int]) -> np.ndarray:

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from zoo import files
 from zoo.errors import ZooError
 
-FORMAT = 1
+FORMAT = 2  # also counted up when an image file is decoded to other pixels
 
 
 class PackError(ZooError, OSError):

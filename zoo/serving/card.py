@@ -20,7 +20,7 @@ from zoo import exports, files, measures, provenance
 from zoo.errors import ZooError
 from zoo.models import pretrained
 from zoo.runs import Run
-from zoo.serving import signatures
+from zoo.serving import decoding
 from zoo.text import percent
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -130,9 +130,13 @@ def facts(
             "range": [0, 255],
             "preprocessing": pretrained.preprocessing_of(model),
             "files": ["PNG", "JPEG"],
-            "max_bytes": signatures.MAX_BYTES,
-            "max_pixels": signatures.MAX_PIXELS,
+            "max_bytes": decoding.MAX_BYTES,
+            "max_pixels": decoding.MAX_PIXELS,
             "resize": "bilinear, antialiased, to the shape; the aspect ratio is not kept",
+            # `zoo verify` checks what is said here; cards of an older zoo say nothing of it.
+            "orientation": "turned upright, as the EXIF data say",
+            "transparency": "laid on white",
+            "grey": "(19595 R + 38470 G + 7471 B) / 65536",
         },
         "weights": weights,
         "top_k": top_k,

@@ -53,6 +53,7 @@ def write(
     labels: Sequence[str],
     top_k: int,
     exits: "Mapping[str, np.ndarray] | None" = None,
+    photograph: bytes | None = None,
 ) -> None:
     """Write the examples to a new folder.
 
@@ -64,14 +65,18 @@ def write(
         labels: the label names, in the order of the classes.
         top_k: how many classes an answer names.
         exits: Keras' probabilities at every depth, {depth: (n, classes)}.
+        photograph: a JPEG file with EXIF data. The probabilities have a row more, which is its own.
     """
     folder.mkdir(parents=True)
     files = [_png(image) for image in images]
     for name, file in zip(names, files, strict=True):
         (folder / f"{name}.png").write_bytes(file)
+    if photograph:
+        (folder / "photograph.jpg").write_bytes(photograph)
+        files.append(photograph)
     answers = [answer(row, labels, top_k) for row in probabilities]
     encoded = [{"b64": base64.b64encode(file).decode()} for file in files]
-    count = max(1, MAX_NUMBERS // images[0].size)
+    count = min(len(images), max(1, MAX_NUMBERS // images[0].size))
     pixels = images[:count].tolist()
     _save(folder, "predict", {"instances": pixels}, {"predictions": answers[:count]})
     request = {"signature_name": "predict_bytes", "instances": encoded}
@@ -84,6 +89,28 @@ def write(
         rows = [dict(zip(depths, row, strict=True)) for row in zip(*depths.values(), strict=True)]
         request = {"signature_name": "exits", "instances": pixels}
         _save(folder, "exits", request, {"predictions": rows[:count]})
+
+
+def photograph(image: "np.ndarray", form: str = "JPEG") -> "tuple[bytes, np.ndarray]":
+    """Return (file, pixels): an image as a camera on its side writes it, with EXIF orientation 6.
+
+    Arguments:
+        image: (h, w, c) uint8.
+        form: JPEG or PNG.
+
+    Returns:
+        The bytes of the file, and the upright pixels (h, w, c) that Pillow reads from it.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    lying = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+    lying.transpose(Image.Transpose.ROTATE_90).save(file, form, exif=exif)
+    with Image.open(file) as opened:
+        pixels = np.asarray(ImageOps.exif_transpose(opened)).reshape(image.shape)
+    return file.getvalue(), pixels
 
 
 def find(folder: Path) -> Path:

@@ -5,12 +5,15 @@ import io
 import random
 import struct
 import zlib
+from collections.abc import Container
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from zoo.serving.signatures import IMAGE_FEATURE, JPEG_START, MAX_BYTES
+from zoo.serving import example_requests
+from zoo.serving.decoding import JPEG_START, MAX_BYTES
+from zoo.serving.signatures import IMAGE_FEATURE
 
 
 def wrong_tensors(image_shape: tuple[int, int, int], png: bytes) -> list[tuple[str, np.ndarray]]:
@@ -121,19 +124,24 @@ def malformed_images(channels: int) -> dict[str, bytes]:
     return files
 
 
-def decoded_by_pillow(image_shape: tuple[int, int, int]) -> list[tuple[bytes, np.ndarray]]:
+def decoded_by_pillow(
+    image_shape: tuple[int, int, int], claims: Container[str] = ()
+) -> list[tuple[bytes, np.ndarray]]:
     """Return [(file, pixels)]: kinds of PNG and JPEG files, and the pixels that Pillow reads.
 
-    `image_shape` is the (h, w, c) of the pixels. A grey export gets grey files alone, since libpng
-    weighs colours in another way than Pillow.
+    Arguments:
+        image_shape: the (h, w, c) of the pixels.
+        claims: what the card says of files: "orientation", "transparency", "grey". The kinds of
+            files are left out of which it says nothing, as an older zoo's cards do.
     """
     h, w, channels = image_shape
     noise = np.random.default_rng(1).integers(0, 256, (h, w, 4), "uint8")
     grey, colour = Image.fromarray(noise[..., 0]), Image.fromarray(noise[..., :3])
+    own = grey if channels == 1 else colour
     files = [_encode(grey, "PNG"), _encode(grey, "JPEG", quality=80)]
-    if channels == 3:
-        files += [_encode(colour, "PNG"), _encode(Image.fromarray(noise), "PNG")]
-        files += [_encode(colour.quantize(16), "PNG"), _encode(colour.convert("CMYK"), "JPEG")]
+    if channels == 3 or "grey" in claims:
+        files += [_encode(colour, "PNG"), _encode(colour.convert("CMYK"), "JPEG")]
+        files.append(_encode(colour.quantize(16), "PNG"))
         for quality, subsampling, progressive in ((30, 2, False), (90, 1, True), (95, 0, False)):
             options = {"quality": quality, "subsampling": subsampling, "progressive": progressive}
             files.append(_encode(colour, "JPEG", **options))
@@ -142,6 +150,15 @@ def decoded_by_pillow(image_shape: tuple[int, int, int]) -> list[tuple[bytes, np
     for file in files:
         with Image.open(io.BytesIO(file)) as image:
             pairs.append((file, np.asarray(image.convert(mode)).reshape(image_shape)))
+    if "orientation" in claims:
+        pixels = noise[..., :channels]
+        pairs += [example_requests.photograph(pixels, form) for form in ("JPEG", "PNG")]
+    if "transparency" in claims:
+        transparent = own.copy()
+        transparent.putalpha(Image.fromarray(noise[..., 3]))
+        values, alpha = (np.asarray(part).astype(int) for part in (own, noise[..., 3:]))
+        on_white = (values.reshape(image_shape) * alpha + 255 * (255 - alpha) + 127) // 255
+        pairs.append((_encode(transparent, "PNG"), on_white.astype("uint8")))
     return pairs
 
 

@@ -19,7 +19,7 @@ from zoo import exports, measures
 from zoo.exports import ExportError
 from zoo.precision import in_float32
 from zoo.saving import shipped, supervised
-from zoo.serving import example_requests, hostile_inputs, signatures, warmup
+from zoo.serving import example_requests, hostile_inputs, warmup
 from zoo.serving._c_api import Stopped
 from zoo.serving.server_runtime import Arrays, ServerRuntime, body_of, feeds_of, read_graph
 
@@ -119,7 +119,8 @@ def answers(
     checks.append(_check("warm-up", _warm_up, server, version))
     images = _pixels(stored)
     checks.append(_check("batches", _batches, server, images, tolerance))
-    checks.append(_check("PNG and JPEG", _decoding, server, images.shape[1:], tolerance))
+    claims = exports.card(version)["input"]
+    checks.append(_check("PNG and JPEG", _decoding, server, images.shape[1:], claims, tolerance))
     return checks
 
 
@@ -209,7 +210,7 @@ def _model(server, model, tolerance):
     if "exits" in server.signatures:
         if not (within := supervised(model)):
             return False, "the export has exits; the model has no companions"
-        expected = signatures.exits_of(within)(images, training=False)
+        expected = within.exits_model()(images, training=False)
         depths = server.answer("exits", {"images": images})
         for depth, logits in expected.items():
             differences.append(np.abs(depths[depth] - softmax(logits)).max())
@@ -261,8 +262,9 @@ def _batches(server, images, tolerance):
     return difference <= 10 * tolerance, found
 
 
-def _decoding(server, shape, tolerance):
-    pairs = hostile_inputs.decoded_by_pillow(shape)
+def _decoding(server, shape, claims, tolerance):
+    """Compare the pixels of files with Pillow's, as far as the card says how they are read."""
+    pairs = hostile_inputs.decoded_by_pillow(shape, claims)
     differences = []
     for file, pixels in pairs:
         decoded = server.answer("serving_default", {"images": pixels[None].astype("float32")})
