@@ -84,7 +84,7 @@ class Recipe(zoo.recipe.Recipe):
         for index in range(1, 9):
             x = zoo.MLPConv((16, 16, 16), 3, name=f"mlpconv{index}")(x)
             if index in (2, 4):
-                x = keras.layers.MaxPooling2D(3, 2, padding="same", name=f"pool{index}")(x)
+                x = keras.layers.MaxPooling2D(3, 2, "same", "channels_last", name=f"pool{index}")(x)
         head = zoo.GlobalAveragePoolingHead(data.classes)
         trunk = keras.Model(images, head.average(head.class_maps(x)), name="deep")
         return trunk, ("mlpconv2", "mlpconv4", "mlpconv6")

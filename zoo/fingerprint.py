@@ -1,4 +1,4 @@
-"""A fingerprint tells one trained model from another."""
+"""The fingerprint of a model tells it from every other one."""
 
 import hashlib
 import json
@@ -34,23 +34,34 @@ _FIRST_ADDRESS = {
 }
 
 
-def fingerprint(model):
-    """64 hexadecimal digits: the SHA-256 of a Keras model's architecture and weights.
+# A class that is known as another one. `ImageClassifier` only adds a warning to Keras' own class,
+# which made these models when fingerprints began.
+_KNOWN_AS = {
+    "ImageClassifier": {
+        "module": "keras.src.models.functional",
+        "class_name": "Functional",
+        "registered_name": "Functional",
+    }
+}
 
-    The same for two loads of one file, in one process or two, and in whatever precision it
-    calculates; another for another value of any weight. Of a subclassed model without `get_config`,
-    the class stands for the architecture.
+
+def fingerprint(model):
+    """Return the SHA-256 of a Keras model's architecture and weights, 64 hexadecimal digits.
+
+    It is the same for every load of a file, in every process and precision. Any other weight gives
+    another fingerprint. If a subclassed model has no `get_config`, the name of its class stands for
+    the architecture.
     """
     model = in_float32(model)
     try:
         architecture = {
-            "class": type(model).__name__,
+            "class": _KNOWN_AS.get(name := type(model).__name__, {}).get("class_name", name),
             "config": _without_addresses(model.get_config()),
         }
         text = json.dumps(architecture, default=repr, sort_keys=True)
     except NotImplementedError:
         text = type(model).__name__
-    # Keras numbers the names of layers over the life of a process: dense_7 here is dense there.
+    # Keras numbers the names of layers in a process: dense_7 in one may be dense in another.
     digest = hashlib.sha256(re.sub(r"_\d+(?=[/_\"])", "", text).encode())
     # Not `variables`: a dropout layer draws from another state after each load.
     for variable in model.weights:
@@ -61,13 +72,15 @@ def fingerprint(model):
 
 
 def _without_addresses(config):
-    """A configuration in which a registered class is known by its registered name alone."""
+    """Return the configuration with the first address of each registered class."""
     if isinstance(config, (list, tuple)):
         return [_without_addresses(entry) for entry in config]
     if not isinstance(config, dict):
         return config
     config = {key: _without_addresses(value) for key, value in config.items()}
     package, separator, name = str(config.get("registered_name")).partition(">")
+    if package == "zoo" and name in _KNOWN_AS:
+        return config | _KNOWN_AS[name]
     if separator and "module" in config:
         config["module"] = _FIRST_ADDRESS.get(name, "zoo") if package == "zoo" else package
     return config

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
-from oracles import log_softmax, softmax
+from oracles import exact_divergence, exact_probabilities, log_softmax, softmax
 
 from zoo.losses import (
     MulticlassSquaredHinge,
@@ -249,6 +249,37 @@ def test_soft_targets_at_high_temperature_are_a_regression_of_the_logits():
     z, v = (logits - logits.mean(1, keepdims=True) for logits in (SCORES, OTHERS))
     slopes = gradient(lambda scores: soft_target_loss(scores, v, 500.0), z)
     np.testing.assert_allclose(slopes, (z - v) / CLASSES, rtol=0.02, atol=5e-3)
+
+
+@pytest.mark.parametrize("offset", [0, 30])
+@pytest.mark.parametrize("temperature", [1e-2, 1.0, 4.0, 20.0, 1e4, 1e6, 1e8])
+def test_soft_targets_keep_their_digits_at_every_temperature(temperature, offset):
+    """At 1e6, log p - log q has lost all of them: -68,542 instead of 22.9."""
+    student, teacher = SCORES + np.float32(offset), OTHERS
+    q, p = (
+        [exact_probabilities(logits, temperature) for logits in both] for both in (student, teacher)
+    )
+    expected = [exact_divergence(*pair, temperature) for pair in zip(q, p, strict=True)]
+    got = values(soft_target_loss(student, teacher, temperature))
+    np.testing.assert_allclose(got, expected, rtol=2e-6)
+    slopes = gradient(lambda scores: soft_target_loss(scores, teacher, temperature), student)
+    exact = np.float64(
+        [[a - b for a, b in zip(*pair, strict=True)] for pair in zip(q, p, strict=True)]
+    )
+    np.testing.assert_allclose(slopes, temperature * exact, rtol=1e-5, atol=2e-6)
+    if temperature >= 1e4:
+        z, v = (np.float64(x) - np.float64(x).mean(1, keepdims=True) for x in (student, teacher))
+        np.testing.assert_allclose(slopes, (z - v) / CLASSES, rtol=1e-3, atol=1e-4)
+
+
+def test_soft_targets_take_classes_that_are_masked_with_large_numbers():
+    """A class with the logit -1e9 on either side leaves the other classes as they are."""
+    columns = np.float32([[-1e9]] * len(SCORES))
+    student, teacher = (np.hstack([logits, columns]) for logits in (SCORES, OTHERS))
+    expected = soft_target_oracle(SCORES, OTHERS, 4.0)
+    np.testing.assert_allclose(soft_target_loss(student, teacher, 4.0), expected, rtol=1e-5)
+    other = np.hstack([OTHERS, columns * 2])
+    np.testing.assert_allclose(soft_target_loss(student, other, 4.0), expected, rtol=1e-5)
 
 
 def test_soft_targets_of_half_precision_and_large_logits():

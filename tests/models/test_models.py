@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -212,3 +214,51 @@ def test_every_model_learns_four_images_and_comes_back_from_a_file(name, tmp_pat
     np.testing.assert_allclose(
         served.serve(images), logits, atol=1e-5 if policy == "float32" else 0.1
     )
+
+
+class InMemory(keras.utils.PyDataset):
+    def __init__(self, images):
+        super().__init__()
+        self.images = images
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return (self.images,)
+
+
+@pytest.mark.parametrize("make", [zoo.nin, zoo.mlp])
+@pytest.mark.parametrize("form", [np.asarray, keras.ops.convert_to_tensor, InMemory])
+def test_scaled_pixels_are_warned_of_once(make, form):
+    model = make((8, 8, 1), 3, **({"width": 0.05} if make is zoo.nin else {"hidden": (4,)}))
+    model.compile("sgd", zoo.SoftmaxCrossEntropy())
+    raw = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1)).astype("float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for images in (raw, raw / 255 + 1, np.zeros_like(raw)):
+            model.predict(form(images), verbose=0)
+    for scaled in (raw / 255, raw / 127.5 - 1):
+        again = type(model).from_config(model.get_config())  # it has not warned yet
+        with pytest.warns(UserWarning, match=r"received pixels in .*It expects 0\.\.255"):
+            again.predict(form(scaled), verbose=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            again.predict(form(scaled), verbose=0)
+
+
+def test_fit_and_evaluate_warn_of_scaled_pixels_and_other_preprocessing_is_silent():
+    images = np.random.default_rng(0).random((4, 8, 8, 1), "float32")
+    small = {"input_shape": (8, 8, 1), "classes": 3, "width": 0.05}
+    for method in ("fit", "evaluate"):
+        for model, number in (
+            (zoo.nin(**small), 1),
+            (zoo.nin(**small, preprocessing=[]), 0),
+            (zoo.nin_dsn(**small), 1),
+            (zoo.Distiller(student=zoo.nin(**small), teacher=zoo.nin(**small)), 1),
+        ):
+            model.compile("sgd", zoo.SoftmaxCrossEntropy())
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                getattr(model, method)(images, np.arange(4) % 3, verbose=0)
+            assert len([w for w in caught if "raw pixels" in str(w.message)]) == number

@@ -243,3 +243,15 @@ def test_whitening_comes_with_its_statistics(tmp_path):
     again = zoo.nin(weights=tmp_path / "white")
     images = pixels((6, 6, 3))
     np.testing.assert_array_equal(logits(again, images), logits(model, images))
+
+
+@pytest.mark.parametrize("frozen", ["mlpconv1", "all"])
+def test_a_frozen_layer_is_no_preprocessing(frozen):
+    whitening = zoo.ZCAWhitening()
+    whitening.adapt(pixels((8, 8, 1)))
+    net = zoo.nin((8, 8, 1), 4, width=0.05, preprocessing=[whitening])
+    known = pretrained.preprocessing_of(net)
+    assert [layer["layer"] for layer in known] == ["ZCAWhitening"]
+    part = net if frozen == "all" else net.get_layer(frozen)
+    part.trainable = False
+    assert pretrained.preprocessing_of(net) == known

@@ -898,6 +898,53 @@ def test_a_saved_distiller_goes_on_where_it_was(hinted, x, y, tmp_path):
     assert '"units": 300' not in names
 
 
+class Label(knowledge.LogitRegression):
+    """Its log would be "label_loss", which is that of the labels."""
+
+
+def named(name, **arguments):
+    """A net of two maps, the first from a layer of this name."""
+    inputs = keras.Input((8, 8, 1))
+    h = layers.Conv2D(2, 3, name=name)(inputs)
+    return zoo.DeeplySupervised(
+        keras.Model(inputs, layers.Dense(CLASSES)(layers.Flatten()(h))),
+        {name: zoo.CompanionHead(CLASSES)},
+        **arguments,
+    )
+
+
+def of_two_outputs():
+    inputs = keras.Input((FEATURES,))
+    return keras.Model(
+        inputs, {name: layers.Dense(CLASSES, name=name)(inputs) for name in ("label", "other")}
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: named("output"), "output_loss"),
+        (lambda: zoo.Distiller(student=named("label")), "label_loss"),
+        (lambda: zoo.Distiller(student=named("soft_target")), "soft_target_loss"),
+        (
+            lambda: zoo.Distiller(student=named("hint"), knowledge=[knowledge.Hint("hint", "h")]),
+            "hint_loss",
+        ),
+        (lambda: zoo.Distiller(student=net(), knowledge=[Label()]), "label_loss"),
+        (lambda: zoo.Distiller(student=of_two_outputs()), "label_loss"),
+    ],
+)
+def test_two_values_of_one_name_in_the_logs_are_refused(make, name):
+    """The second one would replace the first."""
+    with pytest.raises(ValueError, match=f"Two values would have the name '{name}' in the logs"):
+        make()
+
+
+def test_names_that_are_not_in_the_logs_are_free():
+    zoo.Distiller(student=named("label"), soft_weight=1.0)
+    zoo.Distiller(student=named("soft_target"), soft_weight=0.0)
+
+
 def test_the_student_ships_by_itself(x, y, tmp_path):
     distiller = zoo.Distiller(student=net(), teacher=teacher())
     trained(distiller, x, y)

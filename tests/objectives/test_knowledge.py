@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from oracles import softmax
+from oracles import exact_divergence, exact_probabilities, softmax
 
 from zoo.losses import soft_target_loss
 from zoo.objectives import knowledge
@@ -234,6 +234,20 @@ def test_decoupled_soft_targets_are_the_formula(form, rng):
     expected = dkd(*(x.astype("float64") for x in (student, teacher)), labels, 3.0, 0.7, 2.5)
     np.testing.assert_allclose(found.mean(), expected, rtol=1e-4)
     assert gradients(taught, [student], [teacher], labels)[1] is None
+
+
+@pytest.mark.parametrize("temperature", [1e-1, 4.0, 1e4, 1e8])
+def test_decoupled_soft_targets_keep_their_digits_at_every_temperature(temperature, rng):
+    student, teacher = features(rng, [(6, 5), (6, 5)])
+    labels = rng.integers(0, 5, 6)
+    taught = knowledge.DecoupledSoftTargets(temperature, 0.7, 2.5)
+    found = values(taught, [student], [teacher], labels=labels)
+    for s, t, y, value in zip(student, teacher, labels, found, strict=True):
+        q, p = (exact_probabilities(logits, temperature) for logits in (s, t))
+        others = [exact_probabilities(np.delete(logits, y), temperature) for logits in (s, t)]
+        both = [[own[y], sum(own) - own[y]] for own in (q, p)]
+        parts = [exact_divergence(*pair, temperature) for pair in (both, others)]
+        np.testing.assert_allclose(value, 0.7 * parts[0] + 2.5 * parts[1], rtol=1e-5)
 
 
 def test_soft_targets_are_the_two_parts_with_the_weight_that_the_paper_takes_away(rng):

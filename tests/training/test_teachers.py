@@ -3,7 +3,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from oracles import softmax
+from oracles import exact_probabilities, softmax
 
 import zoo
 from zoo.data import Augmentation, ImageData
@@ -128,6 +128,18 @@ def test_an_ensemble_is_the_mean_of_the_probabilities_at_the_temperature(tmp_pat
     np.testing.assert_allclose(softmax(kept.logits[0] / 3.0), mean, rtol=1e-5)
     np.testing.assert_allclose(np.asarray(ensemble_logits(logits, 3.0)), kept.logits[0], rtol=1e-5)
     assert kept.temperature == 3
+
+
+@pytest.mark.parametrize("temperature", [1e-2, 4.0, 1e8])
+def test_an_ensemble_keeps_its_digits_at_every_temperature(temperature):
+    """At 1e8, T log p is a multiple of 8 or more, for logits of 2."""
+    members = np.random.default_rng(0).normal(30, 2, (3, 4, 5)).astype("float32")
+    found = np.asarray(ensemble_logits(list(members), temperature))
+    for row, logits in enumerate(found):
+        softened = [exact_probabilities(member[row], temperature) for member in members]
+        means = [sum(column) / 3 for column in zip(*softened, strict=True)]
+        exact = [temperature * float((mean / max(means)).ln()) for mean in means]
+        np.testing.assert_allclose(logits, exact, rtol=1e-5, atol=1e-5)
 
 
 CHANGES = {

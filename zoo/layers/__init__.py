@@ -3,6 +3,7 @@
 import keras  # noqa: F401 (before our own: importing Keras registers them, see zoo/__init__.py)
 
 from zoo.layers.heads import CompanionHead, DecodingHead, GlobalAveragePoolingHead
+from zoo.layers.image_classifier import ImageClassifier
 from zoo.layers.mlpconv import MLPConv
 from zoo.layers.normalization import BatchNormalization
 from zoo.layers.preprocessing import (
@@ -17,6 +18,7 @@ __all__ = [
     "DecodingHead",
     "GlobalAveragePoolingHead",
     "GlobalContrastNormalization",
+    "ImageClassifier",
     "LocalContrastNormalization",
     "MLPConv",
     "ZCAWhitening",

@@ -3,6 +3,8 @@
 import keras
 from keras import layers, ops
 
+from zoo.freezing import freeze_held_layers
+
 
 @keras.saving.register_keras_serializable("zoo")
 class GlobalAveragePoolingHead(layers.Layer):
@@ -35,6 +37,7 @@ class GlobalAveragePoolingHead(layers.Layer):
         self.class_maps = layers.Conv2D(
             classes,
             1,
+            data_format="channels_last",
             activation=activation,
             kernel_initializer=kernel_initializer,
             kernel_regularizer=kernel_regularizer,
@@ -42,11 +45,14 @@ class GlobalAveragePoolingHead(layers.Layer):
             dtype=self.dtype_policy,
         )
         # A mean that is computed in bfloat16 has only two decimal digits.
-        self.average = layers.GlobalAveragePooling2D(name="logits", dtype="float32")
+        self.average = layers.GlobalAveragePooling2D(
+            "channels_last", name="logits", dtype="float32"
+        )
 
     def build(self, input_shape):
         self.class_maps.build(input_shape)
         self.average.build(self.class_maps.compute_output_shape(input_shape))
+        freeze_held_layers(self)
 
     def call(self, inputs):
         return self.average(self.class_maps(inputs))
@@ -101,7 +107,7 @@ class CompanionHead(layers.Layer):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.form = form
         reduce = layers.Flatten if form == "dense" else layers.GlobalAveragePooling2D
-        self.features = reduce(name="features", dtype="float32")
+        self.features = reduce("channels_last", name="features", dtype="float32")
         self.classifier = layers.Dense(
             classes,
             kernel_initializer=kernel_initializer,
@@ -118,6 +124,7 @@ class CompanionHead(layers.Layer):
             )
         self.features.build(input_shape)
         self.classifier.build(self.features.compute_output_shape(input_shape))
+        freeze_held_layers(self)
 
     def call(self, inputs):
         return self.classifier(self.features(inputs))
@@ -168,13 +175,22 @@ class DecodingHead(layers.Layer):
             )
         self.size = tuple(earlier[1:3])
         self.convolution = layers.Conv2D(
-            earlier[-1], 3, padding="same", name="convolution", dtype="float32"
+            earlier[-1],
+            3,
+            padding="same",
+            data_format="channels_last",
+            name="convolution",
+            dtype="float32",
         )
         self.convolution.build((*hidden[:1], *self.size, hidden[-1]))
+        freeze_held_layers(self)
 
     def decode(self, hidden):
         """Reconstruct the earlier map: (batch, h, w, channels) -> (batch, height, width, c)."""
-        return self.convolution(ops.image.resize(hidden, self.size, interpolation="bilinear"))
+        resized = ops.image.resize(
+            hidden, self.size, interpolation="bilinear", data_format="channels_last"
+        )
+        return self.convolution(resized)
 
     def call(self, inputs):
         hidden, earlier = inputs

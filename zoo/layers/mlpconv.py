@@ -3,6 +3,7 @@
 import keras
 from keras import layers
 
+from zoo.freezing import freeze_held_layers
 from zoo.layers.normalization import BatchNormalization
 
 
@@ -94,6 +95,7 @@ class MLPConv(layers.Layer):
             self.kernel_size if first else 1,
             strides=self.strides if first else 1,
             padding=self.padding,
+            data_format="channels_last",
             use_bias=self.normalization is None,
             # A copy: two kernels that share a seeded initializer would start with equal values.
             kernel_initializer=self.kernel_initializer[index].clone(),
@@ -108,6 +110,7 @@ class MLPConv(layers.Layer):
             input_shape = convolution.compute_output_shape(input_shape)
             if self.normalizations:
                 self.normalizations[index].build(input_shape)
+        freeze_held_layers(self)
 
     def call(self, inputs, training=None):
         x = inputs
@@ -126,7 +129,9 @@ class MLPConv(layers.Layer):
 
     def get_config(self):
         normalization = self.normalization
-        if self.normalizations and normalization != "batch":
+        # All normalizations may be frozen alone, as is usual when a trained net is trained on.
+        frozen = self.trainable and not any(layer.trainable for layer in self.normalizations)
+        if self.normalizations and (normalization != "batch" or frozen):
             normalization = keras.saving.serialize_keras_object(self.normalizations[0])
             # The shape of the first copy; the others have shapes of their own.
             normalization.pop("build_config", None)

@@ -160,7 +160,7 @@ class LocalContrastNormalization(_Float32Layer):
 
     def call(self, images):
         def neighbourhood_mean(x):
-            return ops.depthwise_conv(x, self.window, padding="same")
+            return ops.depthwise_conv(x, self.window, padding="same", data_format="channels_last")
 
         images = ops.cast(images, "float32")
         centred = images - neighbourhood_mean(images)

@@ -13,7 +13,7 @@ from zoo.losses.labels import (
     softmax_cross_entropy,
 )
 from zoo.losses.reduction import Mean, loss_object, replicas, sum_over_replicas
-from zoo.losses.soft_targets import SoftTargets, soft_target_loss
+from zoo.losses.soft_targets import SoftTargets, divergence, log_ratios, soft_target_loss
 
 __all__ = [
     "Mean",
@@ -23,6 +23,8 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "check_share",
     "check_temperature",
+    "divergence",
+    "log_ratios",
     "loss_object",
     "multiclass_squared_hinge",
     "one_vs_all_squared_hinge",

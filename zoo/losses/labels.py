@@ -83,8 +83,18 @@ def smoothed_softmax_cross_entropy(labels, scores, smoothing):
     return -ops.sum(softened * ops.log_softmax(scores), axis=-1)
 
 
+class _LabelLoss(keras.losses.Loss):
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        if y_true is None:
+            raise ValueError(
+                f"{type(self).__name__} compares scores with labels; received none. Give fit or "
+                "evaluate the labels of the images."
+            )
+        return super().__call__(y_true, y_pred, sample_weight=sample_weight)
+
+
 @keras.saving.register_keras_serializable("zoo")
-class SoftmaxCrossEntropy(keras.losses.Loss):
+class SoftmaxCrossEntropy(_LabelLoss):
     """`softmax_cross_entropy` for `Model.compile`: Keras weights the examples and reduces.
 
     With `smoothing`, in 0..1, it is `smoothed_softmax_cross_entropy`. The other arguments are those
@@ -112,7 +122,7 @@ class SoftmaxCrossEntropy(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable("zoo")
-class OneVsAllSquaredHinge(keras.losses.Loss):
+class OneVsAllSquaredHinge(_LabelLoss):
     """`one_vs_all_squared_hinge` for `Model.compile`: Keras weights the examples and reduces.
 
     The arguments are those of `keras.losses.Loss`. The function says what is raised.
@@ -128,7 +138,7 @@ class OneVsAllSquaredHinge(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable("zoo")
-class MulticlassSquaredHinge(keras.losses.Loss):
+class MulticlassSquaredHinge(_LabelLoss):
     """`multiclass_squared_hinge` for `Model.compile`: Keras weights the examples and reduces.
 
     The arguments are those of `keras.losses.Loss`. The function says what is raised.
@@ -169,6 +179,11 @@ def _one_hot(labels, scores):
 def _rows_or_whole_numbers(labels, scores):
     """Return the labels, (batch, classes) or (batch,), and the scores, after a check of shapes."""
     scores, labels = _scores(scores), ops.convert_to_tensor(labels)
+    if getattr(labels.shape, "rank", 0) is None:  # only a shape of TensorFlow has a rank
+        raise ValueError(
+            "The labels come without a shape. Give tf.data.Dataset.from_generator an "
+            "output_signature, such as tf.TensorSpec((None,), tf.int64) for labels."
+        )
     classes, rank = scores.shape[-1], len(labels.shape)
     rows = rank == 2 and labels.shape[-1] == classes
     column = rank == 2 and labels.shape[-1] == 1

@@ -28,7 +28,7 @@ class Mean(keras.losses.Loss):
     """The mean of values that are losses already, weighted and distributed as Keras does it."""
 
     def __init__(self):
-        super().__init__(name="mean")
+        super().__init__(name="mean", dtype="float32")
 
     def call(self, y_true, y_pred):
         return y_pred

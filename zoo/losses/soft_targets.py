@@ -30,18 +30,51 @@ def soft_target_loss(student_logits, teacher_logits, temperature):
             f"The student's logits are of shape {tuple(student.shape)}, the teacher's of "
             f"{tuple(teacher.shape)}; both are (batch, classes), of the same two classes or more."
         )
-    student, teacher = ops.cast(student, "float32"), ops.cast(teacher, "float32")
+    student, teacher = ops.cast(student, "float32"), ops.stop_gradient(ops.cast(teacher, "float32"))
+    ratios, log_student, log_teacher = log_ratios(student, teacher, temperature)
+    return temperature**2 * divergence(ratios, log_student, log_teacher)
+
+
+def log_ratios(student, teacher, temperature):
+    """Return log(p / q), log q and log p of the softmaxes q and p of two logits at a temperature.
+
+    The ratios near 0 as the temperature grows. The difference of the logarithms, which near
+    -log(classes), would have no right digit left in float32.
+    """
+    student, teacher = _below_0(student), _below_0(teacher)
     log_student = ops.log_softmax(student / temperature)
-    log_teacher = ops.stop_gradient(ops.log_softmax(teacher / temperature))
-    divergence = ops.sum(ops.exp(log_teacher) * (log_teacher - log_student), axis=-1)
-    return temperature**2 * divergence
+    log_teacher = ops.log_softmax(teacher / temperature)
+    # Of values up to 0, `expm1` does not overflow, and the terms of the mean do not cancel.
+    difference = _below_0(teacher - student) / temperature
+    mean = ops.sum(ops.exp(log_student) * ops.expm1(difference), axis=-1, keepdims=True)
+    near = difference - ops.log1p(ops.maximum(mean, -0.5))
+    return ops.where(mean > -0.5, near, log_teacher - log_student), log_student, log_teacher
+
+
+def _below_0(logits):
+    return logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
+
+
+def divergence(ratios, log_student, log_teacher):
+    """Return KL(p || q) from the results of `log_ratios`: (..., classes) -> (...), from 0.
+
+    It is the sum of p (r + exp(-r) - 1), where r is log(p / q). No term is below 0, so none cancel.
+    """
+    p, q = ops.exp(log_teacher), ops.exp(log_student)
+    small = ops.abs(ratios) < 1
+    r = ops.where(small, ratios, 0.0)
+    series = 1.0
+    for n in range(11, 2, -1):  # exp(-r) = 1 - r + r^2 / 2 (1 - r / 3 (1 - r / 4 (1 - ...
+        series = 1 - r / n * series
+    terms = ops.where(small, p * ops.square(r) / 2 * series, p * (ratios - 1) + q)
+    return ops.sum(terms, axis=-1)
 
 
 class SoftTargets(keras.losses.Loss):
     """`soft_target_loss`, weighted, masked, averaged and distributed as Keras does it."""
 
     def __init__(self, temperature):
-        super().__init__(name="soft_targets")
+        super().__init__(name="soft_targets", dtype="float32")
         self.temperature = temperature
 
     def call(self, y_true, y_pred):

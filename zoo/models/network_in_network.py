@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from zoo.layers import GlobalAveragePoolingHead, MLPConv
+from zoo.layers import GlobalAveragePoolingHead, ImageClassifier, MLPConv
 from zoo.layers.mlpconv import copy_of, normalization_layer
 from zoo.models import pretrained
 from zoo.models.variants import VARIANTS
@@ -90,7 +90,7 @@ def nin(
     normalization = normalization or spec.normalization
     _check(input_shape, classes, width, dropout, head, head_dropout)
 
-    images = x = keras.Input(input_shape, name="images")
+    images = x = keras.Input(input_shape, name="images", dtype="float32")
     for layer in _preprocessing_layers(preprocessing):
         x = layer(x)
     for index, block in enumerate(spec.blocks, 1):
@@ -105,7 +105,7 @@ def nin(
     x = _class_maps_and_logits(
         x, classes, final_relu, spec.head_deviation, kernel_regularizer, head, head_dropout
     )
-    model = keras.Model(images, x, name=name)
+    model = ImageClassifier(images, x, name=name)
     return trained.give(model) if trained else model
 
 
@@ -148,6 +148,7 @@ def _mlpconv_layers(index, block, width, normalization, kernel_regularizer, line
     yield layers.Conv2D(
         filters[0],
         block.kernel_size,
+        data_format="channels_last",
         use_bias=normalization is None,
         kernel_initializer=initializers[0],
         name=f"conv{index}",
@@ -164,7 +165,7 @@ def _mlpconv_layers(index, block, width, normalization, kernel_regularizer, line
 def _pool(x, released, name):
     """Apply 3 x 3 max pooling of stride 2; the released nets round the number of windows up."""
     if not released:
-        return layers.MaxPooling2D(3, 2, padding="same", name=name)(x)
+        return layers.MaxPooling2D(3, 2, "same", "channels_last", name=name)(x)
     height, width = x.shape[1:3]
     if min(height, width) < 3:
         raise ValueError(
@@ -178,7 +179,8 @@ def _pool(x, released, name):
             f"{name} received maps of {height} x {width}; the released nets pool square images, or "
             "those whose height and width are both odd or both even."
         )
-    return layers.MaxPooling2D(3, 2, padding="valid" if height % 2 else "same", name=name)(x)
+    padding = "valid" if height % 2 else "same"
+    return layers.MaxPooling2D(3, 2, padding, "channels_last", name=name)(x)
 
 
 def _drop(x, rate, released, index):
@@ -202,7 +204,14 @@ def _class_maps_and_logits(x, classes, relu, deviation, kernel_regularizer, head
     x = pooling.class_maps(x)
     if head == "pool":
         return pooling.average(x)
-    x = layers.Flatten(name="flatten")(x)
+    policy = keras.config.dtype_policy()
+    if kernel_regularizer and policy.variable_dtype != "float32":
+        raise ValueError(
+            f'head="dense" has float32 weights, and Keras cannot add their kernel_regularizer to '
+            f"those of {policy.variable_dtype}; leave it out, or call "
+            'keras.config.set_dtype_policy("float32") first.'
+        )
+    x = layers.Flatten("channels_last", name="flatten")(x)
     if head_dropout:
         x = layers.Dropout(head_dropout, name="head_dropout")(x)
     return layers.Dense(

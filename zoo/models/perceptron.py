@@ -3,6 +3,8 @@
 import keras
 from keras import layers
 
+from zoo.layers import ImageClassifier
+
 
 def mlp(
     input_shape=(28, 28, 1),
@@ -45,9 +47,9 @@ def mlp(
             raise ValueError(f"{name_of_rate} is a rate in 0 <= rate < 1; received {rate}.")
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"max_norm is a positive number or None; received {max_norm}.")
-    images = x = keras.Input(input_shape, name="images")
+    images = x = keras.Input(input_shape, name="images", dtype="float32")
     x = layers.Rescaling(1 / 255, name="scale", dtype="float32")(x)
-    x = layers.Flatten(name="pixels")(x)
+    x = layers.Flatten("channels_last", name="pixels")(x)
     if input_dropout:
         x = layers.Dropout(input_dropout, name="input_dropout")(x)
     for index, units in enumerate(hidden, 1):
@@ -62,4 +64,4 @@ def mlp(
         if dropout:
             x = layers.Dropout(dropout, name=f"dropout{index}")(x)
     x = layers.Dense(classes, name="logits", dtype="float32")(x)
-    return keras.Model(images, x, name=name)
+    return ImageClassifier(images, x, name=name)

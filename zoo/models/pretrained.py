@@ -138,9 +138,18 @@ def preprocessing_of(model):
 
 
 def _preprocessing(trunk):
-    """Return the layers in front of the first trainable layer."""
-    layers = itertools.takewhile(lambda layer: not layer.trainable_variables, trunk.layers)
+    """Return the layers in front of the first that learns."""
+    layers = itertools.takewhile(lambda layer: not _learns(layer), trunk.layers)
     return [layer for layer in layers if not isinstance(layer, keras.layers.InputLayer)]
+
+
+def _learns(layer):
+    """Return whether training changes the layer, or would if it were not frozen."""
+    if layer.trainable or not layer.weights:
+        return bool(layer.trainable_variables)
+    thawed = type(layer).from_config({**layer.get_config(), "trainable": True})
+    thawed.build_from_config(layer.get_build_config())
+    return bool(thawed.trainable_variables)
 
 
 def _by_name(model):

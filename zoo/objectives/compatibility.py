@@ -43,7 +43,7 @@ def check_fit(student, teachers, knowledge, class_map, temperature):
         teachers: the `Teachers`.
         knowledge, class_map, temperature: those of the `Distiller`.
     """
-    examples = _symbolic_inputs(student.model)
+    examples = symbolic_inputs(student.model)
     student_output, student_features = shapes(student, examples)
     student_features = {**student_features, "output": student_output}
     for teacher in teachers.watched:
@@ -99,7 +99,7 @@ def _check_classes(student, teacher, class_map):
         raise ValueError(f"class_map needs two classes or more; received {class_map}.")
 
 
-def _symbolic_inputs(model):
+def symbolic_inputs(model):
     """Return symbolic examples that the model takes."""
     model = shipped(model)
     if getattr(model, "inputs", None):
@@ -123,7 +123,7 @@ def _why_refused(teacher, examples, error):
     """Return one line if the teacher takes another shape; else the message of Keras."""
     expected = None
     if getattr(shipped(teacher), "inputs", None):
-        expected = _shapes_of(_symbolic_inputs(teacher))
+        expected = _shapes_of(symbolic_inputs(teacher))
     if expected is None or None in expected[1:] or expected == _shapes_of(examples):
         return error
     return (

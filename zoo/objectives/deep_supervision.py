@@ -16,17 +16,23 @@ from zoo.losses import (
     replicas,
     sum_over_replicas,
 )
+from zoo.objectives.class_weights import ClassWeights
+from zoo.objectives.compatibility import symbolic_inputs
 from zoo.objectives.head_arguments import (
+    check_log_names,
     check_scores,
-    decoding_target,
-    layer_output,
+    check_trunk,
     threshold_by_layer,
     weight_by_layer,
 )
+from zoo.objectives.step_data import explaining_replicas, unpacked
+from zoo.objectives.taps import Watched, find, shapes
+from zoo.objectives.wrapping import Wrapping
+from zoo.pixel_range import RawPixels
 
 
 @keras.saving.register_keras_serializable("zoo")
-class DeeplySupervised(keras.Model):
+class DeeplySupervised(RawPixels, Wrapping, ClassWeights, keras.Model):
     """A model that also trains local classifiers, its companions, on hidden layers.
 
     Images -> the output logits of `model`. `fit` minimizes equation 3 of Deeply-Supervised Nets,
@@ -50,9 +56,11 @@ class DeeplySupervised(keras.Model):
     `weighted_metrics`. Metrics that are no means, such as F1, belong in `weighted_metrics`.
 
     Arguments:
-        model: a functional Keras model with one output, the logits (batch, classes).
+        model: a functional or sequential Keras model with one output, the logits (batch, classes).
         companions: {name of a layer of `model`: layer that maps its output to scores}, such as
             `{"mlpconv1": CompanionHead(10)}`; may be empty if there are `decoders`.
+            "backbone/conv3" is a layer of the model "backbone" within. The logs call it
+            "backbone.conv3", since Keras allows no slash in the name of a metric.
         companion_weight: a non-negative number; or a
             `keras.optimizers.schedules.LearningRateSchedule` of the number of steps trained,
             which is kept with the model's weights; or {layer name: number or schedule}.
@@ -68,9 +76,10 @@ class DeeplySupervised(keras.Model):
         decoder_weight: the weight of the decoders' errors; as `companion_weight`.
 
     Raises:
-        ValueError: for a model that is not functional, a layer name it does not have (the nearest
-            is suggested), a head whose scores do not fit the output, or a weight, threshold,
-            soft_weight or temperature that is out of range, not finite, or given for no companion.
+        ValueError: for a model that is neither functional nor sequential, a layer name it does not
+            have (the nearest is suggested), a head whose scores do not fit the output, or a weight,
+            threshold, soft_weight or temperature that is out of range, not finite, or given for no
+            companion.
     """
 
     def __init__(
@@ -100,8 +109,9 @@ class DeeplySupervised(keras.Model):
         weights = weight_by_layer("companion_weight", companion_weight, companions)
         decoder_weights = weight_by_layer("decoder_weight", decoder_weight, decoders)
         thresholds = threshold_by_layer(threshold, companions)
-        hidden = {layer: layer_output(model, layer) for layer in (*companions, *decoders)}
-        targets = [decoding_target(model, decoder) for decoder in decoders.values()]
+        check_trunk(model)
+        targets = [decoder.of for decoder in decoders.values() if decoder.of is not None]
+        watched = {layer: find(model, layer) for layer in (*companions, *decoders, *targets)}
         self.trunk = model
         self.companions = dict(companions)
         self.companion_weight = weights
@@ -110,28 +120,36 @@ class DeeplySupervised(keras.Model):
         self.soft_weight, self.temperature = soft_weight, temperature
         self.decoders = dict(decoders)
         self.decoder_weight = decoder_weights
-        self._connect_heads(hidden, targets)
+        # Keras does not look into this plain object for layers of this model.
+        self._watched = Watched(model, watched)
+        self._connect_heads()
+        self._exits = None
         self._with_companions = threading.local()
         # The partial keeps this layer, too, from Keras.
         self._mask = functools.partial(_Mask(name="mask", dtype="float32"))
         self._logs = self._make_metrics()
         self.steps = self._make_step_counter()
-        self.built = True
+        self.build_as_shipped()
 
-    def _connect_heads(self, hidden, targets):
-        """Build the models that run the trunk and all heads in one pass."""
-        scores = {layer: head(hidden[layer]) for layer, head in self.companions.items()}
-        check_scores(self.trunk, scores)
-        scores = list(scores.values())
-        errors = [
-            decoder([hidden[layer], target])
-            for (layer, decoder), target in zip(self.decoders.items(), targets, strict=True)
+    def _connect_heads(self):
+        """Build the heads on symbolic outputs of their layers."""
+        examples = symbolic_inputs(self.trunk)
+        _, hidden = shapes(self._watched, examples)
+        check_scores(self.trunk, _scores(self.companions, hidden))
+        self._errors(hidden, examples)
+
+    def _errors(self, hidden, inputs, training=None):
+        """Return the errors of the decoders."""
+        images = ops.cast(keras.tree.flatten(inputs)[0], "float32") / 255
+        if len(images.shape) < len(self.trunk.inputs[0].shape):
+            images = ops.expand_dims(images, -1)  # Keras takes images without the one channel.
+        return [
+            decoder(
+                [hidden[layer], images if decoder.of is None else hidden[decoder.of]],
+                training=training,
+            )
+            for layer, decoder in self.decoders.items()
         ]
-        inputs, output = self.trunk.inputs, self.trunk.output
-        # Keras would save and list the layers twice if it saw these models. It does not look into
-        # a partial.
-        self._all_heads = functools.partial(keras.Model(inputs, [output, scores, errors]))
-        self._exits = functools.partial(keras.Model(inputs, [output, *scores]))
 
     def _make_metrics(self):
         """Return {name in the logs: metric} of every head."""
@@ -140,7 +158,12 @@ class DeeplySupervised(keras.Model):
         if self.soft_weight:
             names += [f"{layer}_soft_target_error" for layer in self.companions]
         names += [f"{layer}_decoding_error" for layer in self.decoders]
-        return {name: keras.metrics.Mean(name=name) for name in names}
+        logged = [name.replace("/", ".") for name in names]
+        check_log_names(logged)
+        return {
+            name: keras.metrics.Mean(in_logs, "float32")
+            for name, in_logs in zip(names, logged, strict=True)
+        }
 
     def _make_step_counter(self):
         """Return a variable that counts the steps; None if no weight has a schedule."""
@@ -160,8 +183,10 @@ class DeeplySupervised(keras.Model):
             return self.trunk(inputs, training=training)
         if training and self.steps is not None:
             self.steps.assign(self.steps + 1)
-        output, scores, errors = self._all_heads(inputs, training=training)
-        return {"output": output, "companions": scores, "errors": errors}
+        output, hidden = self._watched(inputs, training)
+        scores = _scores(self.companions, hidden, training)
+        errors = self._errors(hidden, inputs, training)
+        return {"output": output, "companions": list(scores.values()), "errors": errors}
 
     def shipped_model(self):
         """Return the plain model that ships: `trunk`."""
@@ -178,11 +203,21 @@ class DeeplySupervised(keras.Model):
         "output": (n, classes) array}, the layers in the order of `companions`. An early exit saves
         the layers above it: Teerapittayanon et al., BranchyNet, arXiv:1709.01686.
         """
-        model = self._exits.func
-        output, *scores = keras.tree.flatten(
-            model.predict(images, batch_size=batch_size, verbose=0)
-        )
-        return {**dict(zip(self.companions, scores, strict=True)), "output": output}
+        if self._exits is None:
+            # Keras would save the layers twice if it saw this model. It does not look into a
+            # partial.
+            self._exits = functools.partial(self.exits_model())
+        logits = self._exits.func.predict(images, batch_size=batch_size, verbose=0)
+        return {layer: logits[layer] for layer in (*self.companions, "output")}
+
+    def exits_model(self):
+        """Return a functional model of all exits: images -> {layer: logits, ..., "output": logits}.
+
+        It shares its weights with this model.
+        """
+        inputs = [keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name) for x in self.inputs]
+        inputs = inputs[0] if len(inputs) == 1 else inputs
+        return keras.Model(inputs, _Exits(self._watched, self.companions)(inputs))
 
     @property
     def losses(self):
@@ -191,15 +226,23 @@ class DeeplySupervised(keras.Model):
         decoding = (loss for decoder in self.decoders.values() for loss in decoder.losses)
         return self._losses_override or [*self.trunk.losses, *decoding]
 
-    # The arguments of these two differ between the backends of Keras. On each backend they call
-    # the model, and pass what it returns to `compute_loss` and `compute_metrics`.
-    def train_step(self, *args, **kwargs):
+    # The arguments of these two differ between the backends of Keras, but the data come last. On
+    # each backend they call the model, and pass what it returns to `compute_loss` and
+    # `compute_metrics`.
+    def train_step(self, *arguments):
+        *state, data = arguments
+        data = self.with_class_weights(*unpacked(data))
         with self.with_companions():
-            return super().train_step(*args, **kwargs)
+            return super().train_step(*state, data)
 
-    def test_step(self, *args, **kwargs):
+    def test_step(self, *arguments):
+        *state, data = arguments
         with self.with_companions():
-            return super().test_step(*args, **kwargs)
+            return super().test_step(*state, unpacked(data))
+
+    def evaluate(self, *arguments, **keywords):
+        with explaining_replicas(self):
+            return super().evaluate(*arguments, **keywords)
 
     @contextlib.contextmanager
     def with_companions(self):
@@ -214,6 +257,11 @@ class DeeplySupervised(keras.Model):
         def output_objective(y, output, sample_weight):
             return super(DeeplySupervised, self).compute_loss(x, y, output, sample_weight, training)
 
+        if y is None and not self.decoders:
+            raise ValueError(
+                "DeeplySupervised without decoders learns from labels; received none. Give fit "
+                "labels, or the model decoders."
+            )
         if not isinstance(y_pred, dict):
             return output_objective(y, y_pred, sample_weight)
         objective = self.objective(self.loss, output_objective, y, y_pred, sample_weight)
@@ -229,14 +277,15 @@ class DeeplySupervised(keras.Model):
         output = y_pred["output"]
         examples = ops.cast(ops.shape(output)[0], "float32")
         y, label_weight, labelled = self._labels(y, output, sample_weight)
-        objective = output_objective(y, output, label_weight)
+        # Losses of Keras have the type `keras.config.floatx()`.
+        objective = ops.cast(output_objective(y, output, label_weight), "float32")
         output_loss = loss_object(compiled_loss)
-        loss = output_loss(y, output, sample_weight=label_weight)
+        loss = ops.cast(output_loss(y, output, sample_weight=label_weight), "float32")
         self._log("output_loss", loss, examples, labelled)
         companion_loss = loss_object(self.companion_loss or compiled_loss)
         soft_loss = SoftTargets(self.temperature)
         for layer, scores in zip(self.companions, y_pred["companions"], strict=True):
-            loss = companion_loss(y, scores, sample_weight=label_weight)
+            loss = ops.cast(companion_loss(y, scores, sample_weight=label_weight), "float32")
             self._log(f"{layer}_loss", loss, examples, labelled)
             if self.soft_weight:
                 soft = soft_loss(output, scores, sample_weight=sample_weight)
@@ -283,6 +332,8 @@ class DeeplySupervised(keras.Model):
         if y is None:
             y = ops.full((batch,), -1)
         y = ops.convert_to_tensor(y)
+        if keras.backend.standardize_dtype(y.dtype) == "bool":
+            y = ops.cast(y, "float32")
         known = ops.any(ops.reshape(y, (batch, -1)) >= 0, axis=-1)  # NaN >= 0 is False
         # A missing label becomes class 0: its weight is zero, but losses need a class.
         y = ops.where(ops.reshape(known, (-1,) + (1,) * (len(y.shape) - 1)), y, ops.zeros_like(y))
@@ -331,6 +382,7 @@ class DeeplySupervised(keras.Model):
 
         return {
             "name": self.name,
+            **self.frozen_config(),
             "model": serialize(self.trunk),
             "companions": {layer: serialize(head) for layer, head in self.companions.items()},
             "companion_weight": weights(self.companion_weight),
@@ -355,6 +407,25 @@ class DeeplySupervised(keras.Model):
         for key in ("companions", "companion_weight", "decoders", "decoder_weight"):
             config[key] = {layer: restore(value) for layer, value in config[key].items()}
         return cls(**{**config, "model": restore(config["model"])})
+
+
+def _scores(companions, hidden, training=None):
+    """Return {layer: scores of its companion}."""
+    return {layer: head(hidden[layer], training=training) for layer, head in companions.items()}
+
+
+class _Exits(layers.Layer):
+    """Images -> {layer: logits of its companion, ..., "output": logits}."""
+
+    def __init__(self, watched, companions):
+        super().__init__(autocast=False, name="exits")
+        # Keras finds the weights in these two.
+        self.trunk, self.companions = watched.model, dict(companions)
+        self.watched = watched
+
+    def call(self, images, training=None):
+        output, hidden = self.watched(images, training)
+        return {**_scores(self.companions, hidden, training), "output": output}
 
 
 class _Mask(layers.Layer):

@@ -9,11 +9,14 @@ from keras import ops
 
 from zoo.fingerprint import fingerprint
 from zoo.losses import Mean, check_share, check_temperature, replicas
+from zoo.objectives.class_weights import ClassWeights
 from zoo.objectives.compatibility import check_fit, check_gives_logits, check_no_shared_weights
 from zoo.objectives.deep_supervision import DeeplySupervised
+from zoo.objectives.head_arguments import check_log_names
 from zoo.objectives.step_data import (
     Pass,
     Targets,
+    explaining_replicas,
     labels_of,
     losses_of_examples,
     output_of,
@@ -22,11 +25,12 @@ from zoo.objectives.step_data import (
     weights_of,
 )
 from zoo.objectives.teaching import MappedSoftTargets, Teachers, layers_to_watch, watch
-from zoo.objectives.wrapping import shipped, supervised
+from zoo.objectives.wrapping import Wrapping, shipped, supervised
+from zoo.pixel_range import RawPixels
 
 
 @keras.saving.register_keras_serializable("zoo")
-class Distiller(keras.Model):
+class Distiller(RawPixels, Wrapping, ClassWeights, keras.Model):
     """A student that learns from labels and from the soft targets of a teacher.
 
     Examples -> the student's logits. `fit` minimizes
@@ -117,12 +121,22 @@ class Distiller(keras.Model):
             self.learn_from(teacher)
         self._named = _by_log_name(self.knowledge)
         parts = [("label_loss", soft_weight < 1), ("soft_target_loss", soft_weight > 0)]
-        self._logs = _trackers(*(part for part, present in parts if present), *self._named)
+        names = [*(part for part, present in parts if present), *self._named]
+        self._logs = _trackers(*names)
         comparison = ("teacher_agreement", "teacher_divergence") if agreement else ()
         self._comparison = _trackers(*comparison)
+        self._check_log_names(names)
         self._in_step = threading.local()
         self._evaluating = False
-        self.built = True
+        self.build_as_shipped()
+
+    def _check_log_names(self, names):
+        """Raise ValueError if the student logs one of these names too."""
+        with_companions = self.supervised_model()
+        heads = with_companions.head_metrics if with_companions else ()
+        outputs = getattr(self.student, "output_names", ())
+        losses = [f"{output}_loss" for output in outputs] if len(outputs) > 1 else []
+        check_log_names([*(metric.name for metric in heads), *losses, *names])
 
     @property
     def teacher(self):
@@ -192,7 +206,7 @@ class Distiller(keras.Model):
     # `compute_metrics`.
     def train_step(self, *arguments):
         *state, data = arguments
-        x, y, sample_weight = unpacked(data)
+        x, y, sample_weight = self.with_class_weights(*unpacked(data))
         # The teacher runs here, outside of the gradient tape.
         targets = self._targets(x, y, self.temperature)
         with self._step():
@@ -209,7 +223,7 @@ class Distiller(keras.Model):
             return super().test_step(*state, (x, targets, sample_weight))
 
     def evaluate(self, *arguments, **keywords):
-        with self.evaluation():
+        with self.evaluation(), explaining_replicas(self):
             return super().evaluate(*arguments, **keywords)
 
     def test_on_batch(self, *arguments, **keywords):
@@ -283,7 +297,8 @@ class Distiller(keras.Model):
             return self.student.objective(
                 self.loss, output_objective, labels, outputs, sample_weight
             )
-        return output_objective(labels, outputs, sample_weight)
+        # A loss of Keras has the type `keras.config.floatx()`.
+        return ops.cast(output_objective(labels, outputs, sample_weight), "float32")
 
     def _has_companions(self, outputs):
         return isinstance(self.student, DeeplySupervised) and isinstance(outputs, dict)
@@ -322,7 +337,8 @@ class Distiller(keras.Model):
 
     def _regularization(self):
         """Return this replica's share of the regularization loss."""
-        return sum((ops.sum(loss) for loss in self.losses), ops.zeros(())) / replicas()
+        losses = (ops.cast(ops.sum(loss), "float32") for loss in self.losses)
+        return sum(losses, ops.zeros((), "float32")) / replicas()
 
     def _log(self, name, loss, y_pred):
         examples = ops.shape(keras.tree.flatten(output_of(y_pred.outputs))[0])[0]
@@ -356,6 +372,7 @@ class Distiller(keras.Model):
         serialize = keras.saving.serialize_keras_object
         return {
             "name": self.name,
+            **self.frozen_config(),
             "student": serialize(self.student),
             "temperature": self.temperature,
             "soft_weight": self.soft_weight,
@@ -393,4 +410,4 @@ def _by_log_name(knowledge):
 
 
 def _trackers(*names):
-    return {name: keras.metrics.Mean(name=name) for name in names}
+    return {name: keras.metrics.Mean(name, "float32") for name in names}

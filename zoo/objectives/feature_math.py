@@ -19,7 +19,9 @@ def unit(vectors):
 
 def resized(maps, size):
     """Resize maps to (height, width): (batch, h, w, c) -> (batch, height, width, c)."""
-    return ops.image.resize(maps, size, interpolation="bilinear", antialias=True)
+    return ops.image.resize(
+        maps, size, interpolation="bilinear", antialias=True, data_format="channels_last"
+    )
 
 
 def of_one_size(one, other):

@@ -2,9 +2,7 @@
 
 import math
 
-from keras import ops
-
-from zoo.text import did_you_mean
+from zoo.objectives.wrapping import shipped
 
 
 def weight_by_layer(argument, weight, heads):
@@ -51,25 +49,14 @@ def threshold_by_layer(threshold, companions):
     return dict(thresholds)
 
 
-def layer_output(model, layer):
-    """Return the symbolic output of the layer with this name."""
-    if not hasattr(model, "inputs") or len(getattr(model, "outputs", None) or ()) != 1:
+def check_trunk(model):
+    """Raise ValueError if `DeeplySupervised` cannot wrap the model."""
+    plain = hasattr(model, "inputs") and shipped(model) is model
+    if not plain or len(getattr(model, "outputs", None) or ()) != 1:
         raise ValueError(
             "DeeplySupervised wraps a built functional or sequential model with one output; "
             f"received {model!r}."
         )
-    names = [candidate.name for candidate in model.layers]
-    if layer not in names:
-        hint = did_you_mean(layer, names, f"It has {', '.join(names)}.")
-        raise ValueError(f"Model {model.name!r} has no layer {layer!r}. {hint}")
-    return model.get_layer(layer).output
-
-
-def decoding_target(model, decoder):
-    """Return the symbolic target of a decoder: a map of the model, or its input in 0..1."""
-    if decoder.of is None:
-        return ops.cast(model.inputs[0], "float32") / 255
-    return layer_output(model, decoder.of)
 
 
 def check_scores(model, scores):
@@ -80,4 +67,14 @@ def check_scores(model, scores):
                 f"The companion of {layer!r} gives scores of shape {tensor.shape}; the model "
                 f"gives {model.output_shape}. All heads learn the same labels, so give the "
                 "companion as many classes as the model."
+            )
+
+
+def check_log_names(names):
+    """Raise ValueError if two values would have one name in the logs."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"Two values would have the name {name!r} in the logs. Rename the layer or the "
+                "knowledge that one of them is named after."
             )

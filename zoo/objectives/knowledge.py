@@ -11,7 +11,8 @@ import math
 import keras
 from keras import layers, ops
 
-from zoo.losses import check_temperature, soft_target_loss
+from zoo.freezing import freeze_held_layers
+from zoo.losses import check_temperature, divergence, log_ratios, soft_target_loss
 from zoo.objectives.feature_math import (
     cosines,
     distances,
@@ -63,6 +64,7 @@ class Knowledge(layers.Layer):
             strict=True,
         ):
             self.connect(names, *map(tuple, shapes))
+        freeze_held_layers(self)
 
     def connect(self, names, student, teacher):
         """Check the shapes of a pair of features, and make their connector, if they need one."""
@@ -163,19 +165,21 @@ class DecoupledSoftTargets(Knowledge):
             labels = ops.argmax(labels, axis=-1) if rows else ops.squeeze(labels, -1)
         truth = ops.one_hot(ops.cast(labels, "int32"), classes, dtype="float32")
 
-        def log_probabilities(logits):
-            log = ops.log_softmax(logits / self.temperature)
-            target = ops.sum(truth * log, axis=-1, keepdims=True)
-            # Subtracting 1e9 removes the true class from the softmax and from the sum.
-            others = ops.log_softmax(log - 1e9 * truth)
-            rest = ops.logsumexp(log - 1e9 * truth, axis=-1, keepdims=True)
-            return ops.concatenate([target, rest], axis=-1), others
+        ratios, *logs = log_ratios(student, teacher, self.temperature)
+        # Subtracting 1e9 from the scaled logit removes the true class from the softmax.
+        removed = 1e9 * self.temperature * truth
+        among_others = log_ratios(student - removed, teacher - removed, self.temperature)
+        other_part = divergence(*among_others)
 
-        student, student_others = log_probabilities(student)
-        teacher, teacher_others = log_probabilities(teacher)
-        target_part = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
-        differences = (1 - truth) * ops.exp(teacher_others) * (teacher_others - student_others)
-        other_part = ops.sum(differences, axis=-1)
+        def of_target_and_rest(log, rest):
+            return ops.stack([ops.sum(truth * log, axis=-1), rest], axis=-1)
+
+        # The ratio of a class is that among the others, plus that of all others together.
+        of_rest = ops.sum(ops.exp(among_others[2]) * (ratios - among_others[0]), axis=-1)
+        rests = [ops.logsumexp(log - 1e9 * truth, axis=-1) for log in logs]
+        target_part = divergence(
+            of_target_and_rest(ratios, of_rest), *map(of_target_and_rest, logs, rests)
+        )
         weighted = self.target_weight * target_part + self.other_weight * other_part
         return self.temperature**2 * weighted
 
@@ -211,7 +215,13 @@ class Hint(Knowledge):
         if len(student) == 2:
             connector = layers.Dense(channels, name=f"connector{number}", dtype="float32")
         else:
-            connector = layers.Conv2D(channels, 1, name=f"connector{number}", dtype="float32")
+            connector = layers.Conv2D(
+                channels,
+                1,
+                data_format="channels_last",
+                name=f"connector{number}",
+                dtype="float32",
+            )
         connector.build((*teacher[:-1], student[-1]))
         self.connectors.append(connector)
         self.sizes.append(teacher[1:-1] if teacher[1:-1] != student[1:-1] else None)
@@ -302,7 +312,12 @@ class Flow(Knowledge):
             connector = layers.Identity(name=f"connector{number}", dtype="float32")
         else:
             connector = layers.Conv2D(
-                teacher[-1], 1, use_bias=False, name=f"connector{number}", dtype="float32"
+                teacher[-1],
+                1,
+                data_format="channels_last",
+                use_bias=False,
+                name=f"connector{number}",
+                dtype="float32",
             )
         connector.build(student)
         self.connectors.append(connector)

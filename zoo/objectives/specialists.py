@@ -100,7 +100,7 @@ def specialist(generalist, classes, *, name="specialist"):
     """
     copy = type(generalist).from_config(generalist.get_config())
     copy.set_weights(generalist.get_weights())
-    images = keras.Input(generalist.input_shape[1:], name="images")
+    images = keras.Input(generalist.input_shape[1:], name="images", dtype="float32")
     return keras.Model(images, Dustbin(classes, name="dustbin")(copy(images)), name=name)
 
 

@@ -1,5 +1,6 @@
 """The data of a distillation step: the targets, and the outputs of the student."""
 
+import contextlib
 from typing import NamedTuple
 
 import keras
@@ -21,9 +22,23 @@ class Pass(NamedTuple):
 
 
 def unpacked(data):
-    """Return (x, y, sample_weight) of the data of a step."""
+    """Return (x, y, sample_weight) of the data of a step.
+
+    Raises:
+        ValueError: for a tensor of which not even the number of dimensions is known.
+    """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    return x, y, weights_of(sample_weight)
+    sample_weight = weights_of(sample_weight)
+    parts = {"examples": x, "labels": y, "sample weights": sample_weight}
+    for part, tensors in parts.items():
+        shapes = [getattr(tensor, "shape", None) for tensor in keras.tree.flatten(tensors)]
+        # Only a shape of TensorFlow has a rank, which may be None.
+        if any(getattr(shape, "rank", 0) is None for shape in shapes):
+            raise ValueError(
+                f"The {part} come without a shape. Give tf.data.Dataset.from_generator an "
+                "output_signature, such as tf.TensorSpec((None, 32, 32, 3), tf.float32) for images."
+            )
+    return x, y, sample_weight
 
 
 def weights_of(sample_weight):
@@ -31,6 +46,21 @@ def weights_of(sample_weight):
     if isinstance(sample_weight, dict) and "teacher_logits" in sample_weight:
         return sample_weight["teacher_logits"]
     return sample_weight
+
+
+@contextlib.contextmanager
+def explaining_replicas(model):
+    """Say which batches an evaluation by Keras takes on several replicas, if TensorFlow fails."""
+    try:
+        yield
+    except Exception as error:
+        replicas = getattr(getattr(model, "distribute_strategy", None), "num_replicas_in_sync", 1)
+        if replicas == 1 or type(error).__name__ != "InvalidArgumentError":
+            raise
+        raise ValueError(
+            f"Keras cannot evaluate these batches on {replicas} replicas. Each batch, the last one "
+            f"too, needs a multiple of {replicas} examples; zoo.distribute.evaluate takes others."
+        ) from error
 
 
 def labels_of(y):

@@ -8,6 +8,10 @@ from keras import layers
 from zoo.text import did_you_mean
 
 
+class NoOutputError(ValueError):
+    """A watched layer has no output."""
+
+
 class Watched:
     """A model with taps on some layers: examples -> (its output, {layer: output})."""
 
@@ -39,6 +43,8 @@ class Tap:
     def __enter__(self):
         with self.lock:
             if not self.open:
+                # A tap of a Distiller may be open on the layer already.
+                self.below = vars(self.layer).get("call")
                 self.run = self.layer.call
                 self.layer.call = self._call
             self.open += 1
@@ -47,8 +53,12 @@ class Tap:
     def __exit__(self, *error):
         with self.lock:
             self.open -= 1
-            if not self.open:
+            if self.open:
+                return
+            if self.below is None:
                 del self.layer.call  # The method of the class is visible again.
+            else:
+                self.layer.call = self.below
 
     def _call(self, *arguments, **keywords):
         self.last.output = self.run(*arguments, **keywords)
@@ -57,9 +67,9 @@ class Tap:
     def taken(self):
         """Return the output of the last call of the layer."""
         if self.last.output is None:
-            raise ValueError(
+            raise NoOutputError(
                 f"The layer {self.layer.name!r} did not run when its model did, so it has no "
-                "output to compare. Name a layer that runs in every pass."
+                "output to learn from. Name a layer that runs in every pass."
             )
         return self.last.output
 
@@ -80,7 +90,12 @@ def shapes(watched, examples):
 
     The model's graph gets no new node.
     """
-    return _Symbolic(watched)(examples)
+    try:
+        return _Symbolic(watched)(examples)
+    except NoOutputError:  # Keras has added lines of its own.
+        for tap in watched.taps.values():
+            tap.taken()
+        raise
 
 
 def find(model, name):
@@ -88,6 +103,6 @@ def find(model, name):
     first, _, rest = name.partition("/")
     names = {layer.name: layer for layer in getattr(model, "layers", ())}
     if first not in names:
-        hint = did_you_mean(first, names, f"It has {', '.join(names)}.")
+        hint = did_you_mean(first, names, f"It has {', '.join(names) or 'none'}.")
         raise ValueError(f"Model {model.name!r} has no layer {first!r}. {hint}")
     return find(names[first], rest) if rest else names[first]

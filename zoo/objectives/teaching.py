@@ -1,7 +1,5 @@
 """Teachers give soft targets: the logits of one model, or those of an ensemble."""
 
-import math
-
 import keras
 from keras import ops
 
@@ -60,12 +58,22 @@ class Teachers:
 def ensemble_logits(logits, temperature):
     """Return logits whose softmax at the temperature is the mean of the members' softmaxes.
 
-    A list of (batch, classes) -> (batch, classes), float32. The cross-entropy with the mean of
-    soft targets is the mean of the cross-entropies with each. The cross-entropy with averaged
-    logits is not.
+    A list of (batch, classes) -> (batch, classes), float32, of which the largest of an example is
+    0. The cross-entropy with the mean of soft targets is the mean of the cross-entropies with each.
+    The cross-entropy with averaged logits is not.
     """
-    logs = [ops.log_softmax(two_or_more(ops.cast(z, "float32")) / temperature) for z in logits]
-    return temperature * (ops.logsumexp(ops.stack(logs), axis=0) - math.log(len(logs)))
+    scaled = [two_or_more(ops.cast(z, "float32")) / temperature for z in logits]
+    scaled = ops.stack([z - _log_mean_exp(z, axis=-1) for z in scaled])
+    mean = temperature * ops.squeeze(_log_mean_exp(scaled, axis=0), 0)
+    return mean - ops.max(mean, axis=-1, keepdims=True)
+
+
+def _log_mean_exp(values, axis):
+    """Return the logarithm of the mean of the exponentials, exact also for values near 0."""
+    largest = ops.max(values, axis=axis, keepdims=True)
+    less = ops.mean(ops.expm1(values - largest), axis=axis, keepdims=True)
+    mean = ops.mean(ops.exp(values - largest), axis=axis, keepdims=True)
+    return largest + ops.where(less > -0.5, ops.log1p(ops.maximum(less, -0.5)), ops.log(mean))
 
 
 def layers_to_watch(knowledge, attribute):

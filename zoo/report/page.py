@@ -110,7 +110,7 @@ def _confidence_maps(model, images, labels, probabilities, names):
     certainty = np.where(predictions == labels, 0, probabilities.max(axis=1))
     if certainty.any() and certainty.argmax() not in chosen:
         chosen = np.append(chosen, certainty.argmax())
-    maps = _in_batches(keras.Model(model.input, layer.output), images[chosen])
+    maps = _in_batches(keras.Model(model.inputs[0], layer.output), images[chosen])
     return confidence_maps.draw(images[chosen], maps, labels[chosen], predictions[chosen], names)
 
 

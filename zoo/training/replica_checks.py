@@ -1,11 +1,18 @@
 """Refuse settings that fail, or change the training, on several replicas."""
 
-from collections.abc import Callable
-from typing import Any
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from zoo.training.strategy import StrategyError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+TOO_FEW_EXAMPLES = "a batch has fewer examples than there are replicas"
 
 
 def check(model: keras.Model) -> None:
@@ -75,6 +82,37 @@ def check_gives_one_loss_an_example(
             f"The loss {getattr(loss, 'name', loss)!r} gives one number for a batch; under a "
             "strategy it must give one for each example."
         )
+
+
+def least_examples(model: keras.Model, strategy: "tf.distribute.Strategy") -> int:
+    """Return the smallest number of examples that a batch may have.
+
+    On CPUs, TensorFlow's oneDNN convolution gives an empty batch the wrong channels, so each
+    replica needs an example. Elsewhere a part may be empty.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return 0
+    on_cpu = all("CPU" in device for device in strategy.extended.worker_devices)
+    one_dnn = os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0"
+    convolves = any(isinstance(layer, keras.layers.Conv2D) for layer in _layers_of(model))
+    return strategy.num_replicas_in_sync if on_cpu and one_dnn and convolves else 0
+
+
+@contextlib.contextmanager
+def naming_small_batches(strategy: "tf.distribute.Strategy") -> Iterator[None]:
+    """Raise a StrategyError for a batch that is too small, in the place of TensorFlow's error."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        if TOO_FEW_EXAMPLES not in str(error):
+            raise
+        raise StrategyError(
+            f"A batch has fewer examples than the {strategy.num_replicas_in_sync} replicas, and "
+            "TensorFlow's oneDNN cannot convolve an empty part: give another batch size, or set "
+            "TF_ENABLE_ONEDNN_OPTS=0."
+        ) from error
 
 
 def optimizers_of(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:

@@ -32,7 +32,7 @@ def outputs(model, images, names, grid=0):
 def _averaged(maps, grid):
     height, width = maps.shape[1:3]
     cell = (height // grid, width // grid)
-    return keras.layers.AveragePooling2D(cell, dtype="float32")(maps)
+    return keras.layers.AveragePooling2D(cell, data_format="channels_last", dtype="float32")(maps)
 
 
 def mosaic(tiles, gap=2):

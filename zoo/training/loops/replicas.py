@@ -16,7 +16,13 @@ import numpy as np
 
 from zoo.objectives import supervised
 from zoo.training.agreement import Ballot, workers_watched
-from zoo.training.replica_checks import check, optimizers_of
+from zoo.training.replica_checks import (
+    TOO_FEW_EXAMPLES,
+    check,
+    least_examples,
+    naming_small_batches,
+    optimizers_of,
+)
 from zoo.training.strategy import StrategyError
 
 if TYPE_CHECKING:
@@ -83,13 +89,19 @@ def fit(
     evaluation = None if validation is None else _Evaluation(model, strategy, validation)
     model.stop_training = False
     logs = {}
-    with strategy.scope(), training.optimizer_replaced(), workers_watched():
+    least = least_examples(model, strategy)
+    with (
+        strategy.scope(),
+        training.optimizer_replaced(),
+        workers_watched(),
+        naming_small_batches(strategy),
+    ):
         _build_metrics(model, batches)
-        stream = iter(_divided(strategy, batches))
+        stream = iter(_divided(strategy, batches, least))
         callback_list.on_train_begin()
         for epoch in range(initial_epoch, epochs):
             if not endless and epoch > initial_epoch:
-                stream = iter(_divided(strategy, batches))
+                stream = iter(_divided(strategy, batches, least))
             model.reset_metrics()
             callback_list.on_epoch_begin(epoch)
             for step, logs in training.steps(stream, steps_per_epoch, ballot, callback_list):
@@ -118,10 +130,11 @@ def evaluate(
         batches: a dataset of whole batches, as `fit` takes them.
 
     Raises:
-        StrategyError: if the number of batches is not known.
+        StrategyError: if the number of batches is not known, or if a batch has fewer examples than
+            there are replicas where TensorFlow cannot convolve an empty part.
         WorkerLost: if another worker stopped.
     """
-    with strategy.scope(), workers_watched():
+    with strategy.scope(), workers_watched(), naming_small_batches(strategy):
         _build_metrics(model, batches)
         return _Evaluation(model, strategy, batches).run()
 
@@ -273,7 +286,8 @@ class _Evaluation:
         import tensorflow as tf
 
         self.model = model
-        self.batches, self.count = _divided(strategy, batches), count_batches(batches)
+        self.batches = _divided(strategy, batches, least_examples(model, strategy))
+        self.count = count_batches(batches)
         self.step = tf.function(
             lambda stream: strategy.run(self._replica_step, args=(next(stream),)), autograph=False
         )
@@ -317,8 +331,11 @@ def _examples(batch):
     return tf.cast(tf.shape(keras.tree.flatten(batch)[0])[0], tf.float32)
 
 
-def _divided(strategy, batches):
-    """Divide every batch into one part for each replica. Each worker gets its replicas' parts."""
+def _divided(strategy, batches, least):
+    """Divide every batch into one part for each replica. Each worker gets its replicas' parts.
+
+    A batch of fewer than `least` examples is an error.
+    """
     import tensorflow as tf
 
     def parts(context):
@@ -329,6 +346,7 @@ def _divided(strategy, batches):
         def divide(*batch):
             batch = batch[0] if len(batch) == 1 else batch
             count = tf.shape(keras.tree.flatten(batch)[0], out_type=tf.int64)[0]
+            tf.debugging.assert_greater_equal(count, tf.cast(least, count.dtype), TOO_FEW_EXAMPLES)
 
             def part(number):
                 low, high = number * count // replicas, (number + 1) * count // replicas
