@@ -7,8 +7,11 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the `zoo` command does
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core already
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
-# Not the user's own: packs of images, and marks of the recipes that were trained with.
-os.environ["ZOO_CACHE"] = tempfile.mkdtemp(prefix="zoo-tests-")
+# Not the user's own: packs of images, marks of the recipes that were trained with, and the code
+# that TensorFlow generates. A process that is killed, or ends as pytest-xdist's do, leaves that.
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="zoo-tests-")
+os.environ["ZOO_CACHE"] = os.path.join(tempfile.tempdir, "cache")
 
 import keras
 import pytest
@@ -48,4 +51,4 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_sessionfinish():
-    shutil.rmtree(os.environ["ZOO_CACHE"], ignore_errors=True)
+    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)

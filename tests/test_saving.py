@@ -84,7 +84,7 @@ def test_a_run_begun_before_the_folders_resumes_with_its_teacher(tmp_path, monke
     for name in ("taught.py", "teacher.keras"):
         shutil.copy(BEFORE / name, tmp_path)
     recipe = zoo.recipe.load("taught.py")(precision="float32")
-    folder = zoo.training.train(recipe, "taught.py", name="begun")
+    folder = zoo.training.train(recipe, "taught.py", name="begun", page=False)
     results = Run(folder).results
     assert (results["resumed"], results["epochs"]) == (1, 2)
     assert (

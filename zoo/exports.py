@@ -19,7 +19,7 @@ MODEL = "assets.extra/model.keras"
 CARD = "assets.extra/card.json"
 LABELS = "assets.extra/labels.txt"
 EXAMPLES = "assets.extra/examples"
-# What has trained weights in it, and what tells whose they are.
+# The trained weights, and the files that describe them.
 WEIGHT_FILES = (MODEL, CARD, LABELS)
 
 
@@ -30,23 +30,27 @@ class ExportError(ZooError, ValueError):
 
 
 def labels(version: Path) -> list[str]:
-    """The label names of a version, in the order of the classes."""
+    """Return the label names of a version, in the order of the classes."""
     return (version / LABELS).read_text(encoding="utf-8").splitlines()
 
 
 def card(version: Path) -> dict:
-    """Read the card of a version, which `zoo.serving.card` makes."""
+    """Return the card of a version, which `zoo.serving.card` makes."""
     return json.loads((version / CARD).read_text(encoding="utf-8"))
 
 
 def versions(base: Path) -> dict[int, Path]:
-    """The versions in `base`, as TF Serving finds them: {number: path}."""
+    """Return the versions in `base`, as TF Serving finds them: {number: path}."""
     paths = base.iterdir() if base.is_dir() else []
     return {int(path.name): path for path in paths if path.name.isdecimal()}
 
 
 def find_version(directory: Path | str) -> Path:
-    """The newest version in `directory`, or `directory` if it is one; raises FileNotFoundError."""
+    """Return the newest version in `directory`, or `directory` if it is a version.
+
+    Raises:
+        FileNotFoundError: if there is no version.
+    """
     directory = Path(directory).resolve()
     if (directory / PROGRAM).is_file():
         return directory
@@ -60,7 +64,10 @@ def find_version(directory: Path | str) -> Path:
 
 
 def newest(folder: Path, holding: tuple[str, ...] = (MODEL,)) -> Path | None:
-    """The newest version in `folder` that has one of these files; `folder` itself if it has one."""
+    """Return the newest version in `folder` that has one of these files.
+
+    It is `folder` itself if no version has one and `folder` does; None if there is none.
+    """
     numbered = versions(folder)
     for candidate in [*(numbered[number] for number in sorted(numbered, reverse=True)), folder]:
         if any((candidate / file).is_file() for file in holding):
@@ -69,22 +76,22 @@ def newest(folder: Path, holding: tuple[str, ...] = (MODEL,)) -> Path | None:
 
 
 def names() -> dict[str, Path]:
-    """{name: folder} of all exports that have trained weights, nearest folder first."""
-    found: dict[str, Path] = {}
+    """Return {name: folder} of all exports with trained weights; of a name, the nearest folder."""
+    exports: dict[str, Path] = {}
     for folder in files.folders("saved_models"):
         for file in sorted(folder.glob(f"*/*/{MODEL}")):
-            found.setdefault(file.parents[2].name, file.parents[2])
-    return found
+            exports.setdefault(file.parents[2].name, file.parents[2])
+    return exports
 
 
 def located(path: Path) -> Path:
-    """`path`; or if it is not there but named saved_models/NAME, the export of that name."""
+    """Return `path`; if saved_models/NAME does not exist, the export of that name elsewhere."""
     missing = path.parent.name == "saved_models" and not path.exists()
     return names().get(path.name, path) if missing else path
 
 
 def checksums(version: Path) -> dict[str, str]:
-    """The SHA-256 of every file but SHA256SUMS, by its path below `version`."""
+    """Return {path below `version`: SHA-256} of all files but SHA256SUMS."""
     return {
         path.relative_to(version).as_posix(): files.sha256(path)
         for path in sorted(version.rglob("*"))
@@ -99,7 +106,11 @@ def write_checksums(version: Path) -> None:
 
 
 def verify_checksums(version: Path) -> int:
-    """The number of files, all as they were exported; raises ExportError."""
+    """Compare all files with SHA256SUMS, and return their number.
+
+    Raises:
+        ExportError: if a file was changed, removed or added since the export.
+    """
     if not (version / files.CHECKSUMS).is_file():
         raise ExportError(f"{version} has no {files.CHECKSUMS}; export_savedmodel writes one.")
     listed, present = files.listed_checksums(version), checksums(version)
@@ -113,7 +124,7 @@ def verify_checksums(version: Path) -> int:
 
 
 def verify_weights(version: Path) -> None:
-    """Compare the files of `WEIGHT_FILES` with SHA256SUMS, before one is read.
+    """Compare the files of `WEIGHT_FILES` with SHA256SUMS. Call this before one is read.
 
     Raises:
         ExportError: if one was changed.

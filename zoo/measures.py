@@ -7,10 +7,10 @@ import numpy as np
 
 
 def wilson_interval(share, n, confidence=0.95):
-    """The interval of the true share, given the share 0..1 seen among n draws: (low, high).
+    """Return the interval (low, high) of the true share, given the share 0..1 among n draws.
 
-    Wilson (1927), "Probable inference, the law of succession, and statistical inference", the
-    score interval: it keeps within 0..1, and is not empty when no mistake was seen.
+    This is the score interval of Wilson (1927), "Probable inference, the law of succession, and
+    statistical inference". It stays within 0..1, and is not empty when no mistake was seen.
     """
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
@@ -19,39 +19,40 @@ def wilson_interval(share, n, confidence=0.95):
 
 
 def softmax(logits):
-    """Logits (..., classes) -> probabilities of the same shape, float64."""
+    """Return the probabilities of logits: (..., classes) -> the same shape, float64."""
     logits = np.asarray(logits, "float64")
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def calibration_error(logits, labels, bins=15):
-    """The expected calibration error, 0..1: the distance between confidence and accuracy.
+    """Return the expected calibration error, 0..1: how far confidence is from accuracy.
 
-    (n, classes) logits and (n,) labels. The probabilities of the predicted classes fall into
-    `bins` of equal width; the mean over images of |accuracy - mean confidence| of their bin. Guo,
-    Pleiss, Sun and Weinberger, arXiv:1706.04599, equation 3.
+    (n, classes) logits and (n,) labels -> a number. The probabilities of the predicted classes are
+    put into bins of equal width. The result is the mean over the bins of |accuracy - mean
+    confidence|, weighted by their images. Guo, Pleiss, Sun and Weinberger, arXiv:1706.04599,
+    equation 3.
     """
     logits = np.asarray(logits, "float64")
     confidence = softmax(logits).max(axis=1)
     right = logits.argmax(axis=1) == labels
-    # Bins (0, 1/bins], (1/bins, 2/bins], ...
+    # The bins are (0, 1/bins], (1/bins, 2/bins], ...
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(index, weights=right - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(labels))
 
 
 def confusion_counts(labels, predictions, classes):
-    """(n,) true and (n,) predicted classes -> (true, predicted) numbers of images."""
+    """Count the images: (n,) true and (n,) predicted classes -> (true, predicted) counts."""
     pairs = np.asarray(labels, "int64") * classes + np.asarray(predictions, "int64")
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 def per_class(counts, names):
-    """(true, predicted) counts -> a dictionary a class: its name, images, recall and precision.
+    """Return a dictionary for each class: its name, number of images, recall and precision.
 
-    The recall, the accuracy within the class, is None where it has no image; the precision where
-    it was never predicted.
+    `counts` are (true, predicted). The recall is None for a class without images, and the precision
+    for a class that was never predicted.
     """
     right, true, predicted = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
     return [
@@ -66,9 +67,10 @@ def per_class(counts, names):
 
 
 def balanced_accuracy(counts):
-    """(true, predicted) counts -> the mean recall of the classes that have images.
+    """Return the mean recall of the classes that have images, from (true, predicted) counts.
 
-    It is None where the accuracy says the same: no class has more than twice the images of another.
+    The result is None if no class has more than twice the images of another, since the accuracy
+    says the same then.
     """
     right, true = np.diagonal(counts), counts.sum(axis=1)
     present = true > 0
@@ -78,7 +80,7 @@ def balanced_accuracy(counts):
 
 
 def confusions(counts, names, most=3):
-    """The pairs mistaken most often, and more than once: (true name, predicted name, images)."""
+    """Return the most frequent mistakes, made twice or more: (true, predicted, images)."""
     mistakes = counts - np.diag(np.diagonal(counts))
     order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
     pairs = zip(*np.unravel_index(order, mistakes.shape), strict=True)

@@ -1,12 +1,12 @@
-"""Models that were trained in 16 bits, calculated in 32."""
+"""Calculate in 32 bits with a model that was trained in 16."""
 
 
 def in_float32(model):
-    """`model` itself if all of it calculates in float32; else a copy that does, not compiled.
+    """Return the model if all of it calculates in float32; else an uncompiled copy that does.
 
-    The weights are the same. In which precision a model was trained is the business of the machine
-    that trained it: a processor without bfloat16 takes longer over it, and no two round it alike.
-    A model that cannot be made again from its configuration is left as it is.
+    The weights are the same. A processor without bfloat16 instructions is slow in 16 bits, and each
+    kind of processor rounds in its own way. A model that cannot be made again from its
+    configuration is returned as it is.
     """
     import keras  # here, since `import keras` registers layers, which need this module
 
@@ -24,7 +24,7 @@ def in_float32(model):
 
 
 def _with_policy(config, policy):
-    """A configuration, as Keras gives it, with another dtype policy wherever it has one."""
+    """Return a configuration of Keras with another dtype policy in all its parts."""
     if isinstance(config, dict):
         if config.get("class_name") == "DTypePolicy":
             return {**config, "config": {**config["config"], "name": policy}}

@@ -1,6 +1,7 @@
 """Load and save models, and take the model that ships out of its trainer."""
 
 import json
+import textwrap
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,8 @@ def load_model(
             machine; see `zoo.recipe.file_of_run`.
 
     Raises:
-        ModelError: if there is no such model, or nobody registered one of its layers.
+        ModelError: if there is no such model, nobody registered one of its layers, it has a Python
+            lambda, or the file is damaged.
         zoo.exports.ExportError: if a file of an export was changed.
         zoo.recipe.RecipeError: if the run's recipe defines a layer of the model and may not run.
     """
@@ -50,16 +52,26 @@ def load_model(
         file = source
     else:
         raise ModelError(f"There is no model {str(source)!r}: a .keras file, a run or an export.")
-    unknown = _unregistered(file)
+    parts = list(_parts_of(file))
+    unknown = _unregistered(parts)
     if unknown and in_a_run:
         run.recipe_class(own_recipe)  # running the recipe's file registers its classes
-        unknown = _unregistered(file)
+        unknown = _unregistered(parts)
     if unknown:
         raise ModelError(
-            f"{file} has layers that Keras does not know: {', '.join(unknown)}. Import the "
-            "module that registers them first."
+            f"{file} has layers that Keras does not know: {', '.join(unknown)}. Register them with "
+            "keras.saving.register_keras_serializable, and import their module first."
         )
-    return keras.models.load_model(file, compile=False)
+    if any(part.get("class_name") == "__lambda__" for part in parts):
+        raise ModelError(
+            f"{file} has a Lambda layer with a Python lambda. It could run any code, so it is not "
+            "loaded. Write the layer as a class and register it."
+        )
+    try:
+        return keras.models.load_model(file, compile=False)
+    except Exception as error:  # Keras raises many types for a file that is damaged
+        message = textwrap.shorten(str(error), 300, placeholder=" ...")
+        raise ModelError(f"{file} cannot be loaded: {message}") from error
 
 
 def _file_in_run(run: Run, with_companions: bool) -> Path:
@@ -91,23 +103,29 @@ def save_uncompiled(model: keras.Model, path: Path | str) -> None:
     save(copy, path)
 
 
-def _unregistered(file: Path) -> list[str]:
-    """Return the registered names in a `.keras` file that Keras does not know in this process."""
+def _parts_of(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the description of every object in a `.keras` file, without loss and optimizer."""
     try:
         with zipfile.ZipFile(file) as archive:
             config = json.loads(archive.read("config.json"))
     except (zipfile.BadZipFile, KeyError, ValueError):
-        return []  # another format or a damaged file; Keras raises an error that says so
-    names = {name for name in _registered_names(config) if ">" in name}
+        return  # another format or a damaged file; Keras raises an error that says so
+    waiting = [config]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+            waiting += [value for key, value in part.items() if key != "compile_config"]
+        elif isinstance(part, list):
+            waiting += part
+
+
+def _unregistered(parts: list[dict[str, Any]]) -> list[str]:
+    """Return the names of classes that Keras does not know in this process."""
+    names = {
+        name
+        for part in parts
+        if isinstance(name := part.get("registered_name"), str)
+        and (part.get("module") or "").partition(".")[0] not in ("keras", "builtins")
+    }
     return sorted(name for name in names if keras.saving.get_registered_object(name) is None)
-
-
-def _registered_names(config: Any) -> Iterator[str]:
-    if isinstance(config, dict):
-        if isinstance(name := config.get("registered_name"), str):
-            yield name
-        # A model that is not compiled needs no names of losses and optimizers.
-        config = [value for key, value in config.items() if key != "compile_config"]
-    if isinstance(config, list):
-        for value in config:
-            yield from _registered_names(value)

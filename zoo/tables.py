@@ -14,7 +14,7 @@ class Table:
     rows: tuple
 
     def markdown(self) -> str:
-        """The table as a page of docs/results has it."""
+        """Return the table as Markdown, for a page of docs/results."""
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
         return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
@@ -22,7 +22,7 @@ class Table:
 def show_predictions(
     images: Iterable[object], ranked: Iterable[Sequence[tuple[str, float]]], classes: int
 ) -> None:
-    """Print a line for each image: its (label, probability) pairs, the likeliest first."""
+    """Print a line for each image: its (label, probability) pairs, the most probable first."""
     from rich.console import Console
     from rich.table import Table as RichTable
 
@@ -32,5 +32,5 @@ def show_predictions(
     for image, ((label, probability), *others) in zip(images, ranked, strict=True):
         rest = ", ".join(f"{other} {percent(share)}" for other, share in others)
         table.add_row(str(image), label, percent(probability), rest)
-    # On a narrow terminal a long line breaks; a folded column of paths could not be read at all.
+    # On a narrow terminal a long line breaks. A folded column of paths would be unreadable.
     Console(width=max(Console().width, 140)).print(table)

@@ -5,27 +5,27 @@ from collections.abc import Iterable
 
 
 def did_you_mean(name: object, known: Iterable[str], otherwise: str = "") -> str:
-    """A question with the nearest of the known names; `otherwise` if none is near."""
+    """Return a question with the nearest of the known names; `otherwise` if none is near."""
     nearest = difflib.get_close_matches(str(name), list(known), 1)
     return f"Did you mean {nearest[0]!r}?" if nearest else otherwise
 
 
 def flag(field: str) -> str:
-    """The command-line flag of a recipe's field: "batch_size" -> "--batch-size"."""
+    """Return the command-line flag of a recipe's field: "batch_size" -> "--batch-size"."""
     return f"--{field.replace('_', '-')}"
 
 
 def percent(share: float | None, digits: int = 2) -> str:
-    """0.1234 -> "12.34 %"; "-" for None."""
+    """Return a share as a percentage: 0.1234 -> "12.34 %", and None -> "-"."""
     return "-" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def one_line(message: object) -> str:
-    """The message without line breaks and repeated spaces."""
+    """Return the message without line breaks and repeated spaces."""
     return " ".join(str(message).split())
 
 
 def reason(message: str) -> str:
-    """The line of a TensorFlow error that is for people: the one before the name of the node."""
+    """Return the line of a TensorFlow error that is for people, which precedes the node's name."""
     lines = message.partition("\n\t [[")[0].splitlines()
     return lines[-1] if lines else message

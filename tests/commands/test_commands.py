@@ -78,6 +78,8 @@ def test_the_fields_of_a_recipe_are_its_flags():
         (["train", "digits_nin_dsn", "--epoch", "3"], "Did you mean --epochs"),
         (["train", "digits_nin_dsn", "--epochs", "three"], "three"),
         (["train", "digits_nin_dsn", "--epochs", "0"], "--epochs is a positive number"),
+        (["train", "nin_dsn", "--flip", "False"], "Write --flip or --no-flip"),
+        (["train", "nin_dsn", "--no-flip=true"], "Write --flip or --no-flip"),
         (["train", "digits_nin_dsn", "--learning-rate", "nan"], "--learning-rate is"),
         (["train", "digits_nin_dsn", "--precision", "float8"], "float8"),
         (["train", "digits_nin_dsn", "--batch-size", "9999"], "--batch-size is at most 1438"),
@@ -191,7 +193,14 @@ def test_a_folder_of_photographs_is_trained_evaluated_exported_and_asked(
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     for model in (run, export):
-        assert "broken.png" in refused(capsys, "predict", model, images[0], broken)
+        assert "broken.png" in refused(capsys, "predict", model, broken)
+        with pytest.raises(SystemExit) as stop:
+            zoo.commands.main.main(["predict", *map(str, (model, broken, images[0]))])
+        captured = capsys.readouterr()
+        assert stop.value.code == 1
+        assert "03.jpg" in captured.out
+        assert "broken.png" in captured.err
+        assert captured.err.count("\n") == 1
 
 
 def test_the_command_is_installed():

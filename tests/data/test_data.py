@@ -391,7 +391,9 @@ def with_pixel(value, dtype=np.float64):
         (with_pixel(-1, np.int32), [0, 1, 0, 1], "pixel -1 at index 3, 0, 2, 0"),
         (with_pixel(256, np.uint16), [0, 1, 0, 1], "pixel 256 at index 3, 0, 2, 0"),
         (with_pixel(7.5), [0, 1, 0, 1], "pixel 7.5 at index 3, 0, 2, 0"),
-        (with_pixel(7.5) / 255, [0, 1, 0, 1], r"floats in 0..1; expected raw ones, 0..255"),
+        (with_pixel(7.5) / 255, [0, 1, 0, 1], r"in 0..1; expected raw ones, 0..255"),
+        (with_pixel(7) > 6, [0, 1, 0, 1], "pixels of type bool"),
+        (np.uint8(with_pixel(7) > 6), [0, 1, 0, 1], r"in 0..1; expected raw ones, 0..255"),
         (with_pixel(7).astype(str), [0, 1, 0, 1], "pixels of type <U"),
         (with_pixel(7), [0, 1, 0, 2], "label 2 at index 3; expected whole numbers 0..1"),
         (with_pixel(7), [0, -1, 0, 1], "label -1 at index 1"),
@@ -410,6 +412,12 @@ def test_bad_arrays_are_refused_with_the_index(images, labels, message):
     with pytest.raises(DataError, match=message) as error:
         ImageData("photographs", "train", images, labels, ("no", "yes"))
     assert "photographs (train)" in str(error.value)
+
+
+def test_an_array_file_is_told_from_a_file_of_images_and_labels(tmp_path):
+    np.save(tmp_path / "images.npy", with_pixel(3))
+    with pytest.raises(DataError, match=r"images.npy is one array; expected images and labels"):
+        load(tmp_path / "images.npy")
 
 
 # Digits
@@ -530,10 +538,12 @@ def one_pixel(tmp_path, image, **options):
     [
         ("L", 77, [77]),
         ("1", 1, [255]),
-        ("LA", (77, 9), [77]),
+        ("LA", (77, 9), [249]),  # (77 * 9 + 255 * 246) / 255
         ("I;16", 0x1234, [0x12]),
         ("RGB", (1, 2, 3), [1, 2, 3]),
-        ("RGBA", (1, 2, 3, 0), [1, 2, 3]),
+        ("RGBA", (1, 2, 3, 0), [255, 255, 255]),
+        ("RGBA", (1, 2, 3, 100), [155, 156, 156]),
+        ("RGBA", (1, 2, 3, 255), [1, 2, 3]),
         ("P", 0, [9, 8, 7]),
     ],
 )
@@ -587,7 +597,7 @@ def jpeg(tmp_path):
         (lambda _: b"", "cannot identify"),
         (lambda _: b"These are not pixels.", "cannot identify"),
         (lambda _: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 7\n", "cannot identify"),
-        (lambda tmp: (tmp / "pets/cat/0.png").read_bytes()[:90], "truncated"),
+        (lambda tmp: (tmp / "pets/cat/0.png").read_bytes()[:90], "Truncated"),
         (lambda tmp: jpeg(tmp)[:-40], "truncated"),
         (lambda _: png_header(8000, 8001), "8000 x 8001 is over 64,000,000 pixels"),
         (lambda _: png_header(65000, 65000), "decompression bomb"),

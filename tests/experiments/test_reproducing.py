@@ -83,7 +83,8 @@ def test_the_card_has_every_seed_its_mean_and_its_spread(place):
     three = next(row for row in first["classes"] if row["name"] == "3")
     row = f"| 3 | {100 * three['recall']:.2f} % | {100 * three['precision']:.2f} % |"
     true, answer, count = first["confusions"][0]
-    for text in (spread, calibration, row, f"Most frequent mistakes: {true} for {answer} ({count})"):
+    mistakes = f"Most frequent mistakes: {true} for {answer} ({count})"
+    for text in (spread, calibration, row, mistakes):
         assert text in page, text
     assert "zoo reproduce ." in page
 

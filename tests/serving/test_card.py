@@ -122,6 +122,41 @@ def test_two_exports_in_fresh_processes_are_equal_to_the_byte(run, tmp_path):
     assert {"saved_model.pb", "fingerprint.pb", layout.CARD} <= set(left)
 
 
+class Unregistered(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs
+
+
+@pytest.fixture
+def files_to_refuse(run):
+    """A run folder with label files and models beside it that cannot be exported."""
+    (run / "labels.txt").write_text("".join(f"{label}\n" for label in LABELS), "utf-8")
+    (run / "few.txt").write_text("a\nb\n", "utf-8")
+    (run / "latin.txt").write_text("Bär\n", "latin-1")
+    (run / "utf_16.txt").write_text("Bär\n", "utf-16")
+    (run / "blank.txt").write_text("a\n \nb\n", "utf-8")
+    model = network()
+    wrong_models = {
+        "dictionary": {"logits": model.output},
+        "lambda": keras.layers.Lambda(lambda x: 2 * x)(model.output),
+        "unregistered": Unregistered()(model.output),
+    }
+    for name, output in wrong_models.items():
+        keras.Model(model.inputs, output).save(run / f"{name}.keras")
+    content = (run / "model.keras").read_bytes()
+    (run / "damaged.keras").write_bytes(content[: len(content) // 2])
+    return run
+
+
+def test_labels_may_have_a_byte_order_mark_and_blanks_around_them(tmp_path):
+    network().save(tmp_path / "model.keras")
+    text = "".join(f" {label}\t\r\n" for label in LABELS) + "\n\n"
+    (tmp_path / "labels.txt").write_text(text, "utf-8-sig")
+    arguments = ["--labels", tmp_path / "labels.txt", "--out", tmp_path / "animals"]
+    zoo.commands.main.main(["export", *map(str, [tmp_path / "model.keras", *arguments])])
+    assert layout.labels(tmp_path / "animals" / "1") == list(LABELS)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -132,14 +167,19 @@ def test_two_exports_in_fresh_processes_are_equal_to_the_byte(run, tmp_path):
         (["model.keras", "--labels", "labels.txt", "--exits"], "with companions"),
         (["model.keras", "--labels", "few.txt"], "Received 2 labels; expected 7"),
         ([".", "--exits"], "with_companions.keras: the run was not deeply supervised"),
+        (["model.keras", "--labels", "latin.txt"], "latin.txt is not text in UTF-8"),
+        (["model.keras", "--labels", "utf_16.txt"], "utf_16.txt is not text in UTF-8"),
+        (["model.keras", "--labels", "blank.txt"], "blank.txt has a blank line 2"),
+        (["dictionary.keras", "--labels", "labels.txt"], "expected a built functional model"),
+        (["lambda.keras", "--labels", "labels.txt"], "has a Lambda layer with a Python lambda"),
+        (["unregistered.keras", "--labels", "labels.txt"], "does not know: Unregistered"),
+        (["damaged.keras", "--labels", "labels.txt"], "damaged.keras cannot be loaded"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line_and_exit_code_2(
-    run, tmp_path, monkeypatch, capsys, arguments, message
+    files_to_refuse, tmp_path, monkeypatch, capsys, arguments, message
 ):
-    (run / "labels.txt").write_text("".join(f"{label}\n" for label in LABELS), "utf-8")
-    (run / "few.txt").write_text("a\nb\n", "utf-8")
-    monkeypatch.chdir(run)
+    monkeypatch.chdir(files_to_refuse)
     with pytest.raises(SystemExit) as stop:
         zoo.commands.main.main(["export", *arguments, "--out", str(tmp_path / "out")])
     said = capsys.readouterr().err

@@ -282,7 +282,15 @@ def test_the_command_asks_a_server(stand_in, base, tmp_path, capsys, monkeypatch
         return said
 
     url = stand_in.url(NAME)
-    assert "bad.png: http" in fails(2, "--server", url, good, bad)
+    for where in (["--server", url], ["--server", stand_in.url(NAME, "grpc")], [base]):
+        with pytest.raises(SystemExit) as stop:
+            zoo_predict(*where, good, bad, good, "--top", 2)
+        captured = capsys.readouterr()
+        assert stop.value.code == 1
+        assert captured.err.count("\n") == 1
+        assert "bad.png" in captured.err
+        assert captured.out.count("good.png") == 2
+        assert "bad.png" not in captured.out
     assert "not a PNG or JPEG image" in fails(2, "--server", url, bad)
     assert "404" in fails(2, "--server", stand_in.url("plants"), good)
     assert "expected http://HOST" in fails(2, "--server", "localhost:8501", good)
@@ -396,11 +404,13 @@ def test_versions_are_swapped_under_load_and_bad_ones_never_serve(base, supervis
             thread.start()
         bad = {2: cut_the_graph, 4: spoil_the_warm_up, 6: lose_the_weights}
         for number in range(2, 8):
-            count = len(seen)
             source = first if number in (5, 6) else second
             publish(source, folder, number, bad.get(number))
             state = "END" if number in bad else "AVAILABLE"
-            while server.status().get(number) != state or len(seen) < count + 4:
+            while server.status().get(number) != state:
+                time.sleep(0.02)
+            count = len(seen)  # each thread may still wait for an answer of the version before
+            while len(seen) < count + 4:
                 assert all(thread.is_alive() for thread in threads)
                 time.sleep(0.02)
         stop.set()

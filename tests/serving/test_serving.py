@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -300,6 +301,16 @@ def test_versions_count_on_from_the_newest_and_are_never_overwritten(tmp_path):
         with pytest.raises(FileExistsError, match=f"{version} exists"):
             export_savedmodel(model, LABELS, tmp_path, version=version)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_scaled_pixels_are_warned_of_once(exports):
+    served = ServedModel(exports[COLOUR][1])
+    with pytest.warns(UserWarning, match=r"expected 0\.\.255"):
+        served.predict(pixels(COLOUR) / 255)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        served.predict(pixels(COLOUR) / 255)
+        ServedModel(exports[COLOUR][1]).predict(pixels(COLOUR))
 
 
 def test_the_newest_version_is_loaded(exports, tmp_path):

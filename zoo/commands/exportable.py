@@ -38,7 +38,7 @@ def find_exportable(model: Path, labels: Path | None, repeats: Sequence[Path]) -
         repeats: runs of the same recipe with other seeds, or their exports; for a run.
 
     Raises:
-        UsageError: if `model` is none of these, or if the labels are missing.
+        UsageError: if `model` is none of these, or if the labels are missing or unreadable.
         RepeatError: if a repeat is neither a finished run nor an export of one.
     """
     run = Run(model)
@@ -101,4 +101,11 @@ def _read_labels(file: Path, labels: Path | None) -> list[str]:
         )
     if not labels.is_file():
         raise UsageError(f"There is no file {str(labels)!r} with labels.")
-    return labels.read_text(encoding="utf-8").splitlines()
+    try:
+        text = labels.read_text(encoding="utf-8-sig")  # with or without a byte-order mark
+    except UnicodeDecodeError:
+        raise UsageError(f"{labels} is not text in UTF-8. Save it as UTF-8.") from None
+    names = [line.strip() for line in text.rstrip().splitlines()]
+    if "" in names:
+        raise UsageError(f"{labels} has a blank line {names.index('') + 1}; give one class a line.")
+    return names

@@ -2,7 +2,8 @@
 
 import contextlib
 import io
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from zoo.errors import UsageError
@@ -27,7 +28,19 @@ def parse(parser: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UsageError(_one_line(shown.getvalue(), keywords["prog"])) from None
+        message = _one_line(shown.getvalue(), keywords["prog"])
+        raise UsageError(_switch_with_a_value(keywords["args"], message) or message) from None
+
+
+def _switch_with_a_value(arguments: Sequence[str], message: str) -> str:
+    """Return the error for `--flip False`, where --flip takes no value; "" for another error."""
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    for flag, value in itertools.pairwise(words):
+        if flag.startswith("--") and f"Unrecognized options: {value}" in message:
+            name = flag.removeprefix("--").removeprefix("no-")
+            if value.lower() in ("true", "false"):
+                return f"{flag} takes no value; received {value}. Write --{name} or --no-{name}."
+    return ""
 
 
 def _one_line(box: str, prog: str) -> str:

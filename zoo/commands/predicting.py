@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
-from zoo import data, tables
+from zoo import data, measures, tables
+from zoo.commands.sending import png_or_jpeg
 from zoo.runs import Run
 from zoo.saving import load_model, shipped
 
@@ -16,7 +18,7 @@ def read_images(model: keras.Model, files: Sequence[Path]) -> np.ndarray | None:
 
     Arguments:
         model: a model; the images are resized to its input size.
-        files: PNG or JPEG files.
+        files: image files, as `zoo.data` reads them.
 
     Returns:
         (files, h, w, c) uint8; None without a file.
@@ -30,51 +32,65 @@ def read_images(model: keras.Model, files: Sequence[Path]) -> np.ndarray | None:
     return np.stack([data.read_image(file, shape) for file in files])
 
 
-def predict(
-    source: Path | str, images: Sequence[Path], *, own_recipe: Path | None = None
-) -> tuple[np.ndarray, list[str]]:
-    """Classify image files.
+def show_predictions(
+    source: Path | str, images: Sequence[Path], top: int, *, own_recipe: Path | None = None
+) -> list[str]:
+    """Print the `top` most probable classes of each image that can be classified.
 
     A run's model receives pixels, resized to its input size. An export receives the bytes of each
-    file, as it does in a server.
+    PNG or JPEG file, as it does in a server, and other formats as PNG.
 
     Arguments:
         source: a run folder, or an export.
-        images: PNG or JPEG files.
+        images: image files, as `zoo.data` reads them.
+        top: the number of classes.
         own_recipe: the file of the run's recipe, if it is one of your own.
 
     Returns:
-        The probabilities (images, classes), and the label names.
-
-    Raises:
-        DataError: if a file is not an image.
+        A message for each image that was refused.
     """
-    run = Run(source)
-    if run.has_model:
-        model = load_model(source, own_recipe=own_recipe)
-        pixels = [data.read_image(image, model.input_shape[1:]) for image in images]
-        logits = model.predict(np.stack(pixels).astype("float32"), verbose=0)
-        return keras.ops.convert_to_numpy(keras.ops.softmax(logits)), run.label_names
+    in_a_run = Run(source).has_model
+    rows, labels = (_by_run if in_a_run else _by_export)(source, images, own_recipe)
+    classified, ranked, refused = [], [], []
+    for image, row in zip(images, rows, strict=True):
+        if isinstance(row, Exception):
+            refused.append(str(row))
+            continue
+        classified.append(image)
+        ranked.append([(str(labels[index]), row[index]) for index in np.argsort(-row)[:top]])
+    if classified:
+        tables.show_predictions(classified, ranked, len(labels))
+    return refused
+
+
+def _by_run(source, images, own_recipe):
+    """Return (probabilities (classes,) or an error for each image, the label names)."""
+    model = load_model(source, own_recipe=own_recipe)
+    rows: list[Any] = []
+    for image in images:
+        try:
+            pixels = data.read_image(image, model.input_shape[1:])
+        except data.DataError as error:
+            rows.append(error)
+        else:
+            rows.append(pixels.astype("float32"))
+    pixels = [row for row in rows if not isinstance(row, data.DataError)]
+    if pixels:
+        probabilities = iter(measures.softmax(model.predict(np.stack(pixels), verbose=0)))
+        rows = [row if isinstance(row, data.DataError) else next(probabilities) for row in rows]
+    return rows, Run(source).label_names
+
+
+def _by_export(source, images, own_recipe):
+    """Return (probabilities (classes,) or an error for each image, the label names)."""
     from zoo.serving.served_model import ServedModel
 
     served = ServedModel(source)
-    probabilities = []
+    rows: list[Any] = []
     for image in images:  # one at a time: in a batch, one bad image makes all of them fail
         try:
-            answer = served.predict_bytes([Path(image).read_bytes()])
+            (row,) = served.predict_bytes([png_or_jpeg(Path(image))])["probabilities"]
         except ValueError as error:
-            raise data.DataError(f"{image} is refused: {error}") from error
-        probabilities.append(answer["probabilities"])
-    return np.concatenate(probabilities), served.labels
-
-
-def show_predictions(
-    source: Path | str, images: Sequence[Path], top: int, *, own_recipe: Path | None = None
-) -> None:
-    """Print the `top` most probable classes of each image; see `predict` for the rest."""
-    probabilities, labels = predict(source, images, own_recipe=own_recipe)
-    ranked = [
-        [(str(labels[index]), row[index]) for index in np.argsort(-row)[:top]]
-        for row in probabilities
-    ]
-    tables.show_predictions(images, ranked, len(labels))
+            row = data.DataError(f"{image} is refused: {error}")
+        rows.append(row)
+    return rows, served.labels

@@ -6,9 +6,11 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from zoo.commands.sending import png_or_jpeg
 from zoo.commands.tensorflow import import_tensorflow
 from zoo.errors import UsageError
 from zoo.runs import Run
+from zoo.text import one_line
 
 
 def evaluate(run: Positional[Path], data: str | None = None, recipe: Path | None = None) -> None:
@@ -42,7 +44,9 @@ def predict(
     tolerance: float | None = None,
     recipe: Path | None = None,
 ) -> None:
-    """Classify PNG or JPEG images, and print a table of labels and probabilities.
+    """Classify images, and print a table of labels and probabilities.
+
+    Exit code 1 if some images were refused, 2 if all were. The reasons are printed.
 
     Arguments:
         inputs: A run folder or an export, then image files. With --server, image files only.
@@ -72,15 +76,19 @@ def predict(
         if not image.is_file():
             raise UsageError(f"There is no image {str(image)!r}.")
     if server:
-        _ask_server(server, images, top, check, timeout, retries, tolerance)
-        return
-    model = inputs[0]
-    if Run(model).has_model:
-        Run.finished_at(model)
-    import_tensorflow()
-    from zoo.commands.predicting import show_predictions
+        refused = _ask_server(server, images, top, check, timeout, retries, tolerance)
+    else:
+        model = inputs[0]
+        if Run(model).has_model:
+            Run.finished_at(model)
+        import_tensorflow()
+        from zoo.commands.predicting import show_predictions
 
-    show_predictions(model, images, top, own_recipe=recipe)
+        refused = show_predictions(model, images, top, own_recipe=recipe)
+    for message in refused:
+        print("zoo:", one_line(message), file=sys.stderr)
+    if refused:
+        sys.exit(2 if len(refused) == len(images) else 1)
 
 
 def _ask_server(
@@ -91,7 +99,8 @@ def _ask_server(
     timeout: float,
     retries: int,
     tolerance: float | None,
-) -> None:
+) -> list[str]:
+    """Print the server's answers; return a message for each image that was refused."""
     if url.startswith("grpc:"):
         import_tensorflow()
     from zoo.serving import client
@@ -100,10 +109,10 @@ def _ask_server(
         server = client.connect(url, timeout=timeout, retries=retries)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if images:
-        client.show_predictions(server, images, top)
+    refused = client.show_predictions(server, images, top, png_or_jpeg)
     if check and not client.check(server, check, tolerance):
         sys.exit(1)
+    return refused
 
 
 def report(run: Positional[Path], recipe: Path | None = None) -> None:

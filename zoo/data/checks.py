@@ -7,6 +7,11 @@ import numpy as np
 
 from zoo.errors import ZooError
 
+_SCALED = (
+    "all pixels are in 0..1; expected raw ones, 0..255, which the models scale themselves. "
+    "Multiply them by 255 and round."
+)
+
 
 class DataError(ZooError, ValueError):
     """Data that cannot be trained on. The message names the file or the index."""
@@ -36,11 +41,14 @@ def as_uint8(images: np.ndarray, where: str | Path) -> np.ndarray:
         DataError: if a pixel is not a whole number in 0..255, or all pixels are floats in 0..1.
     """
     if images.dtype.kind == "f" and images.min() >= 0 and images.max() <= 1:
-        raise DataError(
-            f"{where}: pixels are floats in 0..1; expected raw ones, 0..255, which the models "
-            "scale themselves. Multiply them by 255 and round."
-        )
+        raise DataError(f"{where}: {_SCALED}")
     return whole_numbers(images, 255, f"{where}: pixel").astype(np.uint8, copy=False)
+
+
+def refuse_zeros_and_ones(images: np.ndarray, where: str) -> None:
+    """Raise DataError if all pixels of a data set are 0 or 1. A single image may be that dark."""
+    if images.max() == 1:
+        raise DataError(f"{where}: {_SCALED}")
 
 
 def whole_numbers(values: np.ndarray, largest: int, what: str) -> np.ndarray:

@@ -15,7 +15,13 @@ import numpy as np
 
 from zoo.data import packs
 from zoo.data.augmentation import AS_THEY_ARE, Augmentation
-from zoo.data.checks import DataError, as_uint8, whole_number, whole_numbers
+from zoo.data.checks import (
+    DataError,
+    as_uint8,
+    refuse_zeros_and_ones,
+    whole_number,
+    whole_numbers,
+)
 from zoo.data.dividing import checksum, contents_of
 
 
@@ -38,9 +44,9 @@ class ImageData:
             its own test images.
 
     Raises:
-        DataError: if the images are not whole numbers in 0..255 or not grey or RGB, the labels are
-            not in 0..classes-1, the numbers of images and labels differ, there are no images, or
-            all have one class.
+        DataError: if the images are not whole numbers in 0..255, all in 0..1, or not grey or RGB,
+            the labels are not in 0..classes-1, the numbers of images and labels differ, there are
+            no images, or all have one class.
     """
 
     name: str
@@ -74,6 +80,7 @@ class ImageData:
             )
         if not isinstance(images, packs.PackedImages):
             images = as_uint8(images, where)
+            refuse_zeros_and_ones(images, where)
         object.__setattr__(self, "images", images)
         labels = whole_numbers(labels, self.classes - 1, f"{where}: label").astype(np.int64)
         if (labels == labels[0]).all():

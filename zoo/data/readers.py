@@ -46,8 +46,8 @@ def load(
             has no test split, its validation split is used.
             A folder FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAGE beside FOLDER/test (or val,
             valid, validation). Photographs are turned upright as their EXIF data say. Grey images
-            of 1 and 16 bits become 8 bits, palettes and other colours become RGB, and transparency
-            is dropped. Hidden files are ignored.
+            of 1 and 16 bits become 8 bits, palettes and other colours become RGB, and transparent
+            pixels are laid on white. Hidden files are ignored.
             An .npz file of images and labels, or of x_train, y_train, x_test and y_test.
         split: "train" or "test".
         data_dir: the folder of TensorFlow Datasets. The default is the environment variable
@@ -104,6 +104,11 @@ def _read_npz(path: Path, split: str) -> ImageData:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
     except Exception as error:  # zipfile, zlib and NumPy raise many types for a damaged file
+        if path.suffix == ".npy":
+            raise DataError(
+                f"{path} is one array; expected images and labels in one file: "
+                "np.savez('data.npz', images=images, labels=labels)."
+            ) from error
         raise DataError(f"{path} is not a readable .npz file of plain arrays: {error}") from error
     if {"images", "labels"} <= arrays.keys():
         images, labels, all_labels = arrays["images"], arrays["labels"], arrays["labels"]

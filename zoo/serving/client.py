@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,20 +40,34 @@ def connect(url: str, *, timeout: float = 10.0, retries: int = 2) -> Any:
     return rest_client.Server(url, timeout=timeout, retries=retries)
 
 
-def show_predictions(server: Any, images: Sequence[Path], top: int) -> None:
-    """Print the `top` most probable classes of each image file, or as many as the export names."""
-    ranked: list = []
-    classes = 0
+def show_predictions(
+    server: Any, images: Sequence[Path], top: int, read: Callable[[Path], bytes] = Path.read_bytes
+) -> list[str]:
+    """Print the `top` most probable classes of each image file, or as many as the export names.
+
+    `read` returns the bytes that are sent for a file.
+
+    Returns:
+        A message for each image that the server refused.
+
+    Raises:
+        ServerError: if there is no answer.
+    """
+    classified, ranked, refused, classes = [], [], [], 0
     for image in images:  # one at a time: in a batch, one bad image makes all of them fail
-        encoded = base64.b64encode(image.read_bytes()).decode()
+        encoded = base64.b64encode(read(image)).decode()
         body = {"signature_name": "predict_bytes", "instances": [{"b64": encoded}]}
         try:
             (row,) = server.post("predict", body)["predictions"]
-        except Refused as refused:
-            raise Refused(f"{image}: {refused}") from refused
+        except Refused as error:
+            refused.append(f"{image}: {error}")
+            continue
+        classified.append(image)
         ranked.append(list(zip(row["classes"], row["scores"], strict=True))[:top])
         classes = len(row["probabilities"])
-    tables.show_predictions(images, ranked, classes)
+    if classified:
+        tables.show_predictions(classified, ranked, classes)
+    return refused
 
 
 def check(server: Any, folder: Path, tolerance: float | None = None) -> bool:

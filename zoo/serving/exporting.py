@@ -92,12 +92,14 @@ def export_savedmodel(
     if tolerance is not None and not 0 < tolerance < 1:
         raise ExportError(f"Received tolerance={tolerance}; expected a number between 0 and 1.")
     images, image_names = _check_images(model, images, image_names)
-    probabilities, at_exits = _answers(model, every_exit, images)
+    photograph, upright = example_requests.photograph(images[0])
+    shown = np.concatenate([images, upright[np.newaxis]])
+    probabilities, at_exits = _answers(model, every_exit, shown)
     facts = card.facts(
         model,
         labels,
         record=record,
-        weights=_factories(keras_file, images, probabilities),
+        weights=_factories(keras_file, shown, probabilities),
         top_k=min(top_k, len(labels)),
         exits=list(every_exit.output) if every_exit else [],
         tolerance=TOLERANCE if tolerance is None else tolerance,
@@ -113,7 +115,9 @@ def export_savedmodel(
         text = "".join(f"{label}\n" for label in labels)
         (draft / exports.LABELS).write_text(text, encoding="utf-8")
         folder = draft / exports.EXAMPLES
-        example_requests.write(folder, images, image_names, probabilities, labels, top_k, at_exits)
+        example_requests.write(
+            folder, images, image_names, probabilities, labels, top_k, at_exits, photograph
+        )
         first = (folder / f"{image_names[0]}.png").read_bytes()
         warmup.write(draft, base.name, images[0], first, exits=every_exit is not None)
         if keras_file:
@@ -173,7 +177,7 @@ def _parts(model, exits):
             "are the classifiers of the other depths."
         )
     within = in_float32(within)
-    return within.trunk, signatures.exits_of(within)
+    return within.trunk, within.exits_model()
 
 
 def _check_model(model):
@@ -184,7 +188,8 @@ def _check_model(model):
             "Save the model and export it under KERAS_BACKEND=tensorflow."
         )
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
-    if not inputs or len(inputs) != 1 or len(outputs) != 1:
+    one = inputs and len(inputs) == 1 and len(outputs) == 1
+    if not one or isinstance(model.compute_output_shape(inputs[0].shape), (dict, list)):
         raise ExportError(
             f"Received {model!r}; expected a built functional model of one input and one output. "
             "Build it, or make one: keras.Model(images, logits)."
@@ -195,7 +200,13 @@ def _check_model(model):
             f"The model takes images {inputs[0].shape}; expected (None, height, width, channels) "
             "with fixed sizes and 1 or 3 channels. Build it with an input_shape."
         )
-    half = [layer.name for layer in model.layers if layer.compute_dtype in ("bfloat16", "float16")]
+    half = [
+        layer.name
+        for layer in model.layers
+        if layer.compute_dtype in ("bfloat16", "float16")
+        # It calculates nothing, and always has the policy of the moment.
+        and not isinstance(layer, keras.layers.InputLayer)
+    ]
     if half:
         raise ExportError(
             f"The layers {', '.join(half)} calculate in 16 bits, and the model cannot be made "

@@ -1,5 +1,6 @@
 """A model as a client of a server sees it: an export's signatures, and nothing of Keras."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from zoo import exports
+from zoo.pixel_range import is_scaled
 from zoo.text import reason
 
 
@@ -38,9 +40,12 @@ class ServedModel:
         self.image_shape: tuple[int, int, int] = tuple(images.shape[1:])
         self.labels = exports.labels(path)
         self.version = int(path.name) if path.name.isdecimal() else None
+        self._has_warned = False
 
     def predict(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Classify pixels in 0..255: (batch, h, w, c) -> the outputs by name.
+
+        Warns once of pixels in -1..1, which get a wrong answer.
 
         Raises:
             ValueError: for another shape, an empty batch, NaN or infinity.
@@ -49,6 +54,12 @@ class ServedModel:
         if images.shape[1:] != self.image_shape:
             expected = ("batch", *self.image_shape)
             raise ValueError(f"Received images of shape {images.shape}; expected {expected}.")
+        if len(images) and not self._has_warned and is_scaled(images):
+            self._has_warned = True
+            warnings.warn(
+                "Received pixels in -1..1; expected 0..255, as they are in an image file.",
+                stacklevel=2,
+            )
         return self._answer("serving_default", images=tf.constant(images))
 
     def predict_bytes(self, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:

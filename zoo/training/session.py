@@ -160,10 +160,8 @@ class Session:
         with stop_signals() as stop:
             state = State(self, self.callbacks, stop, deadline)
             validation = self.judging.batches(evaluation_batch_size(self.judging.examples, parts))
-            if self.metrics is not None and not self.divided:
-                # Keras makes the variables of the metrics at the first batch. They must exist
-                # before they can be restored.
-                self.model.evaluate(validation, steps=1, verbose=0)
+            if not self.divided:
+                self._build_metrics()
             self._loop(state.ballot)(
                 self.model,
                 batches=batches,
@@ -179,6 +177,18 @@ class Session:
                     state,
                 ],
             )
+
+    def _build_metrics(self):
+        """Make the variables of the compiled metrics, as Keras does at the first batch.
+
+        They must exist before they can be restored. And a step that makes variables is traced
+        twice, which takes seconds.
+        """
+        image = self.judging.images[0][np.newaxis].astype("float32")
+        self.model.compute_metrics(
+            image, self.judging.labels[:1], self.model(image, training=False)
+        )
+        self.model.reset_metrics()
 
     def _loop(self, ballot) -> Loop:
         """Return the loop that suits this training."""
@@ -273,8 +283,8 @@ class Session:
         if missing:
             names = ", ".join(repr(self.label_names[label]) for label in missing[:5])
             self.warn(
-                f"{len(missing)} of {len(self.label_names)} classes have no {self.judged_on} image, "
-                f"so nothing below says how well they are recognized: {names}"
+                f"{len(missing)} of {len(self.label_names)} classes have no {self.judged_on} "
+                f"image, so nothing says how well they are recognized: {names}"
                 f"{', ...' if len(missing) > 5 else ''}."
             )
 
