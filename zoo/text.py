@@ -28,4 +28,6 @@ def one_line(message: object) -> str:
 def reason(message: str) -> str:
     """Return the line of a TensorFlow error that is for people, which precedes the node's name."""
     lines = message.partition("\n\t [[")[0].splitlines()
-    return lines[-1] if lines else message
+    line = lines[-1] if lines else message
+    own_check = "assertion failed: ["
+    return line[len(own_check) : -1] if line.startswith(own_check) else line

@@ -99,7 +99,7 @@ def start(file, folder, *flags):
         "--name",
         "run",
     ]
-    command += ["--checkpoint-seconds", "0.2", "--epochs", "8", *flags]
+    command += ["--checkpoint-seconds", "0.2", "--epochs", "8", "--no-page", *flags]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
