@@ -52,12 +52,12 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the training reached its end: results.json is written last."""
+        """True if the training reached its end. results.json is written last."""
         return self._json("results").is_file()
 
     @property
     def has_model(self) -> bool:
-        """Whether the folder has a trained model."""
+        """True if the folder has a trained model."""
         return self.model_file.is_file()
 
     @property

@@ -63,7 +63,7 @@ class TrainOptions:
     """Use operations that give the same bits each time.
     A resumed run then ends like one that was never stopped."""
     strategy: Literal["auto", "none", "mirrored", "multi"] = "auto"
-    """How to use several devices. auto: whichever there are.
+    """Strategy for several devices. auto: all that there are.
     mirrored: several GPUs of this machine. multi: the workers of TF_CONFIG."""
     replicas: int = 0
     """Number of devices of a mirrored strategy. 0: all GPUs.

@@ -22,7 +22,7 @@ def supervised(model):
 
 
 class Wrapping:
-    """What Keras asks of a model, answered by the model that ships: the function is the same.
+    """Answers Keras' questions about a model with the model that ships: they compute the same.
 
     A class that derives from this and `keras.Model` has a `shipped_model()`. Layers, inputs,
     outputs, shapes and exports are those of that model.

@@ -86,7 +86,7 @@ def compiled_plan(
 
 
 def is_divided(recipe: Recipe, strategy: "tf.distribute.Strategy | None") -> bool:
-    """Whether the training divides batches into parts, and so needs our own loop."""
+    """Return True if the training divides batches into parts, and so needs our own loop."""
     return strategy is not None or recipe.micro_batches > 1
 
 

@@ -136,7 +136,7 @@ def workers() -> list[tuple[str, int]]:
 
 
 def is_chief(strategy: "tf.distribute.Strategy | None") -> bool:
-    """Whether this process writes the files: one of several workers does."""
+    """Return True if this process writes the files. One of several workers does."""
     if strategy is None or not several_workers(strategy):
         return True
     task = tf_config()["task"]
@@ -144,7 +144,7 @@ def is_chief(strategy: "tf.distribute.Strategy | None") -> bool:
 
 
 def several_workers(strategy: "tf.distribute.Strategy") -> bool:
-    """Whether the strategy spans several processes."""
+    """Return True if the strategy spans several processes."""
     return strategy.cluster_resolver is not None and len(workers()) > 1
 
 
