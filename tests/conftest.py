@@ -50,5 +50,6 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
-def pytest_sessionfinish():
-    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
+def pytest_unconfigure():
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # its folder lies in that of the first process
+        shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
