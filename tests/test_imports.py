@@ -14,12 +14,13 @@ MODULES = sorted((ROOT / "zoo").rglob("*.py"))
 # The floors of the house, the lowest first. A floor imports floors below it and its own modules,
 # and of what is installed the packages that are named. The standard library is always allowed.
 ROOT_FILES = {"errors", "text", "files", "measures", "tables", "precision", "fingerprint"}
-ROOT_FILES |= {"provenance", "exports", "freezing", "pixel_range"}
+ROOT_FILES |= {"provenance", "exports", "freezing", "pixel_range", "markup", "terminal"}
+ROOT_FILES |= {"memory", "programs", "records"}
 NUMERIC = {"keras", "numpy"}
 TENSORFLOW = NUMERIC | {"tensorflow"}
 FLOORS = {
     # floor: (floors below that it may import, packages)
-    "root": (set(), TENSORFLOW | {"rich"}),
+    "root": (set(), TENSORFLOW | {"google", "jinja2", "rich"}),
     "layers": ({"root"}, TENSORFLOW),
     "losses": ({"root"}, TENSORFLOW),
     "optimizers": ({"root"}, NUMERIC),
@@ -29,7 +30,7 @@ FLOORS = {
     "runs": ({"root", "recipe"}, {"numpy"}),
     "saving": ({"root", "objectives", "recipe", "runs"}, {"keras"}),
     "models": ({"root", "layers", "losses", "optimizers", "objectives", "saving"}, NUMERIC),
-    "report": ({"root", "runs"}, NUMERIC | {"jinja2", "matplotlib"}),
+    "report": ({"root", "runs"}, NUMERIC | {"matplotlib"}),
     "training": (
         {"root", "layers", "losses", "optimizers", "objectives", "data", "recipe", "runs"}
         | {"saving", "models", "report"},
@@ -38,7 +39,7 @@ FLOORS = {
     "serving": (
         {"root", "runs", "saving", "models"},
         TENSORFLOW
-        | {"ai_edge_litert", "google", "grpc", "jinja2", "onnxruntime", "PIL"}
+        | {"ai_edge_litert", "google", "grpc", "onnxruntime", "PIL"}
         | {"tensorflow_serving"},
     ),
     "experiments": (
@@ -56,7 +57,7 @@ FLOORS = {
 LIGHT = {"zoo", "zoo.__main__", "zoo.recipe", "zoo.runs", "zoo.exports", "zoo.files", "zoo.text"}
 LIGHT |= {"zoo.errors", "zoo.tables", "zoo.commands", "zoo.commands.main", "zoo.commands.parsing"}
 LIGHT |= {"zoo.commands.recipes", "zoo.commands.runs", "zoo.commands.exports"}
-LIGHT |= {"zoo.commands.sending"}
+LIGHT |= {"zoo.commands.sending", "zoo.markup", "zoo.terminal", "zoo.records"}
 LIGHT |= {"zoo.commands.studies", "zoo.commands.tensorflow", "zoo.commands.exportable"}
 LIGHT |= {
     "zoo.serving",

@@ -4,7 +4,6 @@ import contextlib
 import importlib.metadata
 import os
 import platform
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import keras
 
 import zoo
+from zoo.markup import shell
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -58,7 +58,7 @@ def command(argv: list[str]) -> str:
     """Return the command line of this process, as a person would type it."""
     program = Path(argv[0]).name
     start = ["python", "-m", "zoo"] if program == "__main__.py" else [program]
-    return shlex.join([*start, *argv[1:]])
+    return shell(*start, *argv[1:])
 
 
 def _version(package):

@@ -1,6 +1,7 @@
 """Short texts that many messages share."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -20,9 +21,30 @@ def percent(share: float | None, digits: int = 2) -> str:
     return "-" if share is None else f"{100 * share:.{digits}f} %"
 
 
+def printable(text: object) -> str:
+    """Return the text with visible escapes for what a terminal or a reader would not show as text.
+
+    These are control characters (a label may hold the codes that colour or move a terminal's
+    text), marks that reverse the direction of writing, line breaks, and bytes of file names that
+    are not UTF-8: "a\\x1b[31m" and "caf\\udce9".
+    """
+    return "".join(
+        character if _is_text(character) else character.encode("unicode_escape").decode()
+        for character in str(text)
+    )
+
+
+def _is_text(character: str) -> bool:
+    # Scripts such as Persian need the two joiners, and French the spaces that do not break.
+    joiners = "\u200c\u200d"
+    return (
+        character.isprintable() or character in joiners or unicodedata.category(character) == "Zs"
+    )
+
+
 def one_line(message: object) -> str:
-    """Return the message without line breaks and repeated spaces."""
-    return " ".join(str(message).split())
+    """Return the message as one `printable` line, without repeated spaces."""
+    return printable(" ".join(str(message).split()))
 
 
 def reason(message: str) -> str:
