@@ -2,7 +2,7 @@
 
 from zoo.data.augmentation import AS_THEY_ARE, Augmentation
 from zoo.data.checks import DataError
-from zoo.data.decoding import as_png, read_image
+from zoo.data.decoding import encode, read_image
 from zoo.data.image_data import ImageData
 from zoo.data.prepared import prepared_file
 from zoo.data.readers import load
@@ -12,7 +12,7 @@ __all__ = [
     "Augmentation",
     "DataError",
     "ImageData",
-    "as_png",
+    "encode",
     "load",
     "prepared_file",
     "read_image",

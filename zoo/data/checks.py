@@ -1,5 +1,9 @@
 """Checks of pixels, labels and counts. Each raises a `DataError` for values that cannot be used."""
 
+import os
+import stat
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +16,37 @@ _SCALED = (
     "Multiply them by 255 and round."
 )
 
+_KINDS = {
+    **{stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"},
+    **{stat.S_IFCHR: "device", stat.S_IFBLK: "device"},
+}
+
 
 class DataError(ZooError, ValueError):
     """Data that cannot be trained on. The message names the file or the index."""
 
     exit_code = 2
+
+
+def refuse_special_file(path: str | Path) -> None:
+    """Raise DataError for a FIFO, a socket or a device, which could be read for ever."""
+    try:
+        kind = _KINDS.get(stat.S_IFMT(os.stat(path).st_mode))
+    except (OSError, ValueError):  # the one who opens it says what is wrong
+        return
+    if kind:
+        raise DataError(f"{path} is a {kind}, not a file; give a file.")
+
+
+def refuse_odd_names(names: Iterable[object], where: str) -> None:
+    """Raise DataError for names of classes that no file of labels can hold, one a line in UTF-8."""
+    for name in map(str, names):
+        odd = any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
+        if odd or name.splitlines() != [name]:
+            raise DataError(
+                f"{where}: a class has the name {name!r}; expected one line of text in UTF-8, "
+                "without control characters. Rename the class."
+            )
 
 
 def whole_number(name: str, value: Any, at_least: int) -> int:

@@ -3,11 +3,11 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from zoo.data.checks import DataError
+from zoo.data.checks import DataError, refuse_special_file
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFile
@@ -57,6 +57,7 @@ def decode(file: str | Path) -> np.ndarray:
     """
     from PIL import Image
 
+    refuse_special_file(file)
     try:
         with Image.open(file, formats=FORMATS) as opened:
             if opened.width * opened.height > MAX_PIXELS:
@@ -80,17 +81,18 @@ def decode(file: str | Path) -> np.ndarray:
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def as_png(file: str | Path) -> bytes:
-    """Decode an image file of any of the formats -> the bytes of a PNG file, for an export.
+def encode(file: str | Path, form: Literal["PNG", "JPEG"]) -> bytes:
+    """Decode an image file of any of the formats -> the bytes of a PNG or JPEG, for an export.
 
     Raises:
         DataError: if the file is not an image.
     """
     from PIL import Image
 
-    pixels, png = decode(file), io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(png, "PNG")
-    return png.getvalue()
+    pixels, encoded = decode(file), io.BytesIO()
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    image.save(encoded, form, quality=95, subsampling=0)  # PNG has neither
+    return encoded.getvalue()
 
 
 def _check_png(opened: "ImageFile.ImageFile", file: str | Path) -> None:

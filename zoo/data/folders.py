@@ -1,12 +1,13 @@
 """Images in folders, one folder for each class."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from zoo.data.checks import DataError
+from zoo.data.checks import DataError, refuse_special_file
 from zoo.data.decoding import decode
 from zoo.data.dividing import divide
 from zoo.data.image_data import ImageData
@@ -44,6 +45,7 @@ def read_folder(
         for file in _visible(root / name, "images")
     ]
     for file, _ in files:
+        refuse_special_file(file)
         if file.is_dir():
             raise DataError(
                 f"{file} is a folder; expected {root}/CLASS/IMAGE, or {folder}/train and "
@@ -53,11 +55,12 @@ def read_folder(
     decoded = _decoded(files, int(skip_corrupt * len(files)), skipped)
     name = folder.resolve().name
 
-    def contents() -> list[list[Any]]:
+    def source() -> tuple[Any, list[Path]]:
         rows = ((file.relative_to(root), file.stat(), label) for file, label in files)
-        return [[str(f), s.st_size, s.st_mtime_ns, label] for f, s, label in rows]
+        contents = [[str(f), s.st_size, s.st_mtime_ns, label] for f, s, label in rows]
+        return [str(root.resolve()), image_size, contents], [file for file, _ in files]
 
-    origin = (name, lambda: [str(root.resolve()), image_size, contents()])
+    origin = (name, source)
     images, labels, skipped = stack(decoded, len(files), image_size, stream, origin, skipped)
     _refuse_too_many(skipped, int(skip_corrupt * len(files)), len(files))
     lost = np.setdiff1d(np.arange(len(label_names)), labels)
@@ -67,7 +70,7 @@ def read_folder(
             "expected at least one per class. Repair them or remove the folder."
         )
     data = ImageData(name, split, images, labels, label_names, tuple(skipped))
-    named = "\n".join(file.relative_to(root).as_posix() for file, _ in files)
+    named = b"\n".join(os.fsencode(file.relative_to(root)) for file, _ in files)
     return data if divided else divide(data, split, named)
 
 

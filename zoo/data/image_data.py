@@ -6,6 +6,7 @@ stopped training continues with the same batches, and the state of an iterator i
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -18,11 +19,14 @@ from zoo.data.augmentation import AS_THEY_ARE, Augmentation
 from zoo.data.checks import (
     DataError,
     as_uint8,
+    refuse_odd_names,
     refuse_zeros_and_ones,
     whole_number,
     whole_numbers,
 )
-from zoo.data.dividing import checksum, contents_of
+from zoo.data.dividing import PIXELS, checksum, checksums_of, pixels_of
+
+_PARTS = ("number", "labels", "divided from", "pixels", "pixels before the division")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +44,13 @@ class ImageData:
         labels: int64 (n,) in 0..classes-1.
         label_names: the names of the classes.
         skipped: a message for each image that was left out: its file, and the reason.
-        source: a description of the images that these were divided from; "" if the data set has
-            its own test images.
+        source: a description of the images that these were divided from, with a checksum of
+            their pixels; "" if the data set has its own test images.
 
     Raises:
         DataError: if the images are not whole numbers in 0..255, all in 0..1, or not grey or RGB,
             the labels are not in 0..classes-1, the numbers of images and labels differ, there are
-            no images, or all have one class.
+            no images, all have one class, or a class has a name that no export can have.
     """
 
     name: str
@@ -59,6 +63,7 @@ class ImageData:
 
     def __post_init__(self) -> None:
         where = f"{self.name} ({self.split})"
+        refuse_odd_names(self.label_names, where)
         images, labels = self.images, np.asarray(self.labels)
         if not isinstance(images, packs.PackedImages):
             images = np.asarray(images)
@@ -98,10 +103,36 @@ class ImageData:
         """The number of classes."""
         return len(self.label_names)
 
+    @functools.cached_property
+    def checksums(self) -> np.ndarray:
+        """The CRC-32 of each image's pixels, uint32 (n,). Copies of an image have the same."""
+        return checksums_of(self.images)
+
     @property
     def identity(self) -> list[Any]:
-        """[number of images, checksum of their labels, `source`]. A run records it."""
-        return [self.examples, checksum(self.labels.astype("<i8").tobytes()), self.source]
+        """What a run records of its images, to find out later whether they have changed.
+
+        [number of images, checksum of their labels, description of the images that they were
+        divided from, checksum of the pixels, checksum of the pixels before the division]. The
+        third and the fifth are "" if the data set has its own test images. An older run has the
+        first three. The checksums find accidents; someone can choose pixels that have the same.
+        """
+        divided_from, _, all_pixels = self.source.partition(PIXELS)
+        labels = checksum(self.labels.astype("<i8").tobytes())
+        return [self.examples, labels, divided_from, pixels_of(self), all_pixels]
+
+    def changes_since(self, recorded: Sequence[Any] | None) -> str:
+        """Say how the images differ from those of a recorded `identity`; "" if they do not.
+
+        Arguments:
+            recorded: an identity. What it lacks, or has as None, is not known and not compared.
+        """
+        pairs = zip(_PARTS, recorded or (), self.identity, strict=False)
+        return "; ".join(
+            f"{part} {before}, now {now}"
+            for part, before, now in pairs
+            if before not in (None, now)
+        )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -219,11 +250,11 @@ class ImageData:
     def also_in(self, other: "ImageData") -> list[int]:
         """Return the indices of the images that `other` has, too, pixel by pixel."""
         theirs: dict[int, list[int]] = collections.defaultdict(list)
-        for index, content in enumerate(contents_of(other.images)):
+        for index, content in enumerate(other.checksums.tolist()):
             theirs[content].append(index)
         return [
             index
-            for index, content in enumerate(contents_of(self.images))
+            for index, content in enumerate(self.checksums.tolist())
             if any(np.array_equal(self.images[index], other.images[i]) for i in theirs[content])
         ]
 

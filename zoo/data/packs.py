@@ -7,15 +7,21 @@ of any (seed, step) reads its images from there.
 
 A pack is complete or absent: it is written under another name, flushed and renamed. The checksums
 of the labels are checked when the pack is opened, and that of an image whenever it is read.
+
+A pack belongs to files of these names, sizes and times. It also keeps the time of each file's last
+change (ctime, which a user cannot set back) and a hash of its content. A file whose ctime is
+another one is read again, and another content means another pack. What remains: a file system whose
+ctime does not follow each change.
 """
 
+import concurrent.futures
 import contextlib
 import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
-import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from io import FileIO
@@ -26,13 +32,28 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo import files
+from zoo.data.checks import refuse_special_file
 from zoo.errors import ZooError
+from zoo.terminal import say
 
+_ARRAYS, _READ_FROM = ("labels", "checksums"), "read_from.npy"
 FORMAT = 2  # also counted up when an image file is decoded to other pixels
 
 
 class PackError(ZooError, OSError):
     """A pack for which the disk has too little room, or that was damaged after it was written."""
+
+
+@contextlib.contextmanager
+def damage_told() -> Iterator[None]:
+    """While active, turn TensorFlow's error about a damaged image into a `PackError`."""
+    try:
+        yield
+    except Exception as error:
+        message = re.search(rf"{PackError.__name__}: (.+)", str(error))
+        if message is None:
+            raise
+        raise PackError(message[1]) from error
 
 
 def pack(
@@ -42,6 +63,7 @@ def pack(
     count: int,
     shape: Sequence[int],
     skipped: list[str],
+    read_from: Sequence[Path] = (),
 ) -> "tuple[PackedImages, np.ndarray, list[str]]":
     """Return (images, labels, skipped) from the pack of `source`; write the pack if it is absent.
 
@@ -53,6 +75,8 @@ def pack(
         count: the largest possible number of rows.
         shape: (h, w, c) of each image.
         skipped: a list to which `rows` adds a message for each image that it leaves out.
+        read_from: the files that `rows` reads. If the content of one changes, the pack is written
+            again.
 
     Raises:
         PackError: if the disk has too little room.
@@ -61,10 +85,10 @@ def pack(
     folder = files.cache() / f"{name}-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(folder):
-        contents = _open(folder)
-        if contents is None:
-            _write(folder, rows, count, shape, skipped)
-            contents = _open(folder)
+        contents = _open(folder, shape)
+        if contents is None or _have_changed(read_from, folder):
+            _write(folder, rows, count, shape, skipped, read_from)
+            contents = _open(folder, shape)
     if contents is None:
         raise PackError(f"{folder} was written and cannot be read. Check its disk.")
     return contents
@@ -142,6 +166,7 @@ def _write(
     count: int,
     shape: Sequence[int],
     skipped: list[str],
+    read_from: Sequence[Path],
 ) -> None:
     needed = count * (int(np.prod(shape)) + 12)
     free = shutil.disk_usage(folder.parent).free
@@ -151,26 +176,26 @@ def _write(
             "folder with more room, give a smaller --image-size, or keep the images in memory with "
             "--stream False."
         )
-    print(f"Decoding up to {count:,} images, once, into {folder} ({_gib(needed)})", file=sys.stderr)
+    say(f"Decoding up to {count:,} images, once, into {folder} ({_gib(needed)})", error=True)
     labels, checksums = np.empty(count, np.int64), np.empty(count, np.uint32)
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # a killed process left it; this one has the lock
     partial.mkdir()
     try:
+        # Before the images are read: a file that changes in between has another ctime afterwards.
+        np.save(partial / _READ_FROM, _ctimes_and_hashes(read_from))
         written = 0
         with open(partial / "images.bin", "wb") as file:
             for written, (image, label) in enumerate(rows, 1):
                 pixels = np.ascontiguousarray(image).data
                 file.write(pixels)
                 labels[written - 1], checksums[written - 1] = label, zlib.crc32(pixels)
-        for name, array in (("labels", labels), ("checksums", checksums)):
-            with open(partial / f"{name}.npy", "wb") as file:
-                np.save(file, array[:written])
-        names = ("labels", "checksums")
+        np.save(partial / "labels.npy", labels[:written])
+        np.save(partial / "checksums.npy", checksums[:written])
         meta = {
             "shape": list(shape),
             "skipped": skipped,
-            "sha256": {name: files.sha256(partial / f"{name}.npy") for name in names},
+            "sha256": {name: files.sha256(partial / f"{name}.npy") for name in _ARRAYS},
         }
         with open(partial / "meta.json", "w", encoding="utf-8") as file:
             json.dump(meta, file)
@@ -184,23 +209,64 @@ def _write(
         raise
 
 
-def _open(folder: Path) -> tuple[PackedImages, np.ndarray, list[str]] | None:
+def _open(folder: Path, shape: Sequence[int]) -> tuple[PackedImages, np.ndarray, list[str]] | None:
     """Return (images, labels, skipped) of a pack; None if it is absent or damaged."""
     try:
+        for name in ("meta.json", "images.bin", *(f"{name}.npy" for name in _ARRAYS)):
+            refuse_special_file(folder / name)
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        for name, checksum in meta["sha256"].items():
-            if files.sha256(folder / f"{name}.npy") != checksum:
-                return None
-        labels, checksums = (
-            np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("labels", "checksums")
-        )
-        shape = tuple(meta["shape"])
-        file = open(folder / "images.bin", "rb", buffering=0)  # noqa: SIM115 (kept open)
-        if os.fstat(file.fileno()).st_size != len(labels) * int(np.prod(shape)):
+        paths = [folder / f"{name}.npy" for name in _ARRAYS]
+        sound = [files.sha256(path) for path in paths] == [meta["sha256"][name] for name in _ARRAYS]
+        if not sound or meta["shape"] != list(shape) or not isinstance(meta["skipped"], list):
             return None
-    except (OSError, ValueError, KeyError):
+        labels, checksums = (np.load(path, allow_pickle=False) for path in paths)
+        file = open(folder / "images.bin", "rb", buffering=0)  # noqa: SIM115 (kept open)
+        size = len(labels) * int(np.prod(shape))
+        if len(checksums) != len(labels) or os.fstat(file.fileno()).st_size != size:
+            return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
     return PackedImages(file, checksums, shape, np.arange(len(labels))), labels, meta["skipped"]
+
+
+def _have_changed(read_from: Sequence[Path], folder: Path) -> bool:
+    """Return True if the content of a file is no longer that of which a pack was written."""
+    table = folder / _READ_FROM
+    try:
+        refuse_special_file(table)
+        packed = np.load(table, allow_pickle=False) if table.exists() else None
+    except (OSError, ValueError, EOFError):
+        return True
+    if packed is not None:
+        if packed.shape != (len(read_from), 2):
+            return True
+        ctimes = [os.stat(file).st_ctime_ns for file in read_from]
+        suspects = np.flatnonzero(packed[:, 0] != np.array(ctimes, np.int64))
+        if not suspects.size:
+            return False
+        now = _ctimes_and_hashes([read_from[index] for index in suspects.tolist()])
+        if not np.array_equal(now[:, 1], packed[suspects, 1]):
+            return True
+        packed[suspects] = now
+    else:  # a pack of an older zoo: its contents are not known, and accepted
+        packed = _ctimes_and_hashes(read_from)
+    with files.whole(table) as partial:
+        np.save(partial, packed)
+    return False
+
+
+def _ctimes_and_hashes(paths: Sequence[Path]) -> np.ndarray:
+    """Return the time of each file's last change in ns, and 60 bits of its SHA-256: (n, 2)."""
+
+    def of(path):
+        ctime = os.stat(path).st_ctime_ns
+        try:
+            return ctime, int(files.sha256(path)[:15], 16)
+        except OSError:  # it may not be read, so it is none of the images
+            return ctime, 0
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return np.array(list(pool.map(of, paths)), np.int64).reshape(-1, 2)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.data.checks import DataError
 from zoo.data.image_data import ImageData
 
 
@@ -41,13 +42,22 @@ def prepare(training: ImageData, test: ImageData) -> bytes:
 def read_prepared(
     name_or_path: str | Path, split: str, image_size: tuple[int, int] | None
 ) -> ImageData | None:
-    """Read the "train" or "test" images from a prepared file; None if there is no such file."""
+    """Read the "train" or "test" images from a prepared file; None if there is no such file.
+
+    Raises:
+        DataError: if the file is damaged.
+    """
     folder = os.environ.get("ZOO_DATA")
     file = Path(folder) / prepared_file(name_or_path, image_size) if folder else None
     if file is None or not file.is_file():
         return None
-    with np.load(file, allow_pickle=False) as arrays:
-        names = tuple(str(name) for name in arrays["label_names"])
-        images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
-        source = str(arrays[f"source_{split}"])
-        return ImageData(str(arrays["name"]), split, images, labels, names, source=source)
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            names = tuple(str(name) for name in arrays["label_names"])
+            images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
+            name, source = str(arrays["name"]), str(arrays[f"source_{split}"])
+    except Exception as error:  # zipfile, zlib and NumPy raise many types for a damaged file
+        raise DataError(
+            f"{file} is no file of prepared images: {error!r}. Unpack the archive again."
+        ) from error
+    return ImageData(name, split, images, labels, names, source=source)

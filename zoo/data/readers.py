@@ -1,17 +1,24 @@
 """From a name, a folder or an `.npz` file to labelled images."""
 
+import concurrent.futures
 import dataclasses
 import difflib
+import json
+import math
 import os
 import re
-from collections.abc import Iterator
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from zoo import memory
 from zoo.data import packs
-from zoo.data.checks import DataError
+from zoo.data.checks import DataError, refuse_special_file
 from zoo.data.decoding import resize
 from zoo.data.dividing import divide
 from zoo.data.folders import read_folder
@@ -63,12 +70,17 @@ def load(
     Raises:
         DataError: if the data cannot be trained on. The message names the file or the index.
         zoo.streaming.PackError: if the disk has too little room for the decoded images.
+        zoo.memory.TooLarge: if the memory has too little room for the images.
     """
+    if name_or_path == "":
+        raise DataError("data is the name of a data set, a folder or a file; received ''.")
     if split not in ("train", "test"):
         raise DataError(f'split is "train" or "test" (see holdout for more); received {split!r}.')
     size = np.asarray((1, 1) if image_size is None else image_size)
     if size.shape != (2,) or size.dtype.kind != "i" or size.min() < 1:
         raise DataError(f"image_size is (height, width) in pixels; received {image_size!r}.")
+    pixels = 4 * math.prod(map(int, size))
+    memory.require(pixels, f"An image_size of {image_size}", "give a smaller one")
     if not 0 <= skip_corrupt < 1:
         raise DataError(f"skip_corrupt is a share in 0 <= share < 1; received {skip_corrupt!r}.")
     if (prepared := read_prepared(name_or_path, split, image_size)) is not None:
@@ -85,7 +97,13 @@ def load(
     else:
         data = read_tfds(str(name_or_path), split, data_dir, image_size, stream)
     if image_size and data.image_shape[:2] != tuple(image_size):
-        resized = np.stack([resize(data.images[i], image_size) for i in range(data.examples)])
+        shape = (data.examples, *image_size, data.image_shape[-1])
+        memory.require(
+            math.prod(shape), f"{data.examples} images of {image_size}", "give a smaller image_size"
+        )
+        resized = np.empty(shape, np.uint8)
+        for index in range(data.examples):
+            resized[index] = resize(data.images[index], image_size)
         data = dataclasses.replace(data, images=resized)
     return data
 
@@ -100,6 +118,7 @@ def _read_digits(split: str) -> ImageData:
 
 
 def _read_npz(path: Path, split: str) -> ImageData:
+    refuse_special_file(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
@@ -165,28 +184,63 @@ def read_tfds(
         features = builder.info.features
         if not {"image", "label"} <= set(features) or not hasattr(features["label"], "names"):
             raise ValueError(f"its features are {sorted(features)}; expected image and label")
+        if not builder.is_prepared():
+            place = Path(builder.data_path).parents[2 if builder.builder_config else 1]
+            _refuse_without_network(builder.url_infos or (), place)
         builder.download_and_prepare()
         splits = builder.info.splits
         held_out = [other for other in ("test", "validation") if other in splits]
         source = held_out[0] if held_out and split == "test" else "train"
         if source not in splits:
             raise ValueError(f"its splits are {sorted(splits)}; expected train")
+        record_files = [Path(file) for file in splits[source].filepaths]
+        for file in record_files:
+            refuse_special_file(file)
         examples = _tfds_examples(builder, source)
-        records = [[str(file), os.stat(file).st_size] for file in splits[source].filepaths]
+        records = [[str(file), os.stat(file).st_size] for file in record_files]
         contents = [builder.info.full_name, source, image_size, records]
-        origin = (f"{builder.name}-{source}", lambda: contents)
+        origin = (f"{builder.name}-{source}", lambda: (contents, record_files))
         count = splits[source].num_examples
         images, labels, _ = stack(examples, count, image_size, stream, origin, [])
-    except (DataError, packs.PackError):
+    except (DataError, packs.PackError, memory.TooLarge):
         raise
     except Exception as error:  # no network, no space, a wrong checksum, a damaged record, ...
         raise DataError(
-            f"TensorFlow Datasets could not give {name!r}: {error}\nIf it is already prepared in a "
+            f"TensorFlow Datasets could not give {name!r}: {error}. If it is already prepared in a "
             "folder, set TFDS_DATA_DIR or data_dir to that folder; it now is "
             f"{data_dir or '~/tensorflow_datasets'}."
         ) from error
     data = ImageData(name, split, images, labels, features["label"].names)
     return data if held_out else divide(data, split)
+
+
+def _refuse_without_network(urls: Iterable[str], data_dir: Path) -> None:
+    """Raise OSError if no server of a data set can be reached. The downloader tries for minutes.
+
+    Arguments:
+        urls: the addresses of the files of the data set.
+        data_dir: the folder of TensorFlow Datasets. Files that it already has need no network.
+    """
+    infos = [file.read_text(encoding="utf-8") for file in data_dir.glob("downloads/**/*.INFO")]
+    needed = [url for url in urls if not any(json.dumps(url) in info for info in infos)]
+    if not needed or urllib.request.getproxies():
+        return
+
+    def is_reached(server):
+        try:
+            socket.create_connection(server, timeout=5).close()
+        except OSError:
+            return False
+        return True
+
+    parts = map(urllib.parse.urlsplit, needed)
+    ports = {"http": 80, "ftp": 21}
+    servers = {(part.hostname or "", part.port or ports.get(part.scheme, 443)) for part in parts}
+    servers.add(("storage.googleapis.com", 443))  # it has many data sets that are prepared
+    with concurrent.futures.ThreadPoolExecutor(len(servers)) as pool:
+        if not any(pool.map(is_reached, servers)):
+            names = " and ".join(sorted(host for host, _ in servers))
+            raise OSError(f"it must be downloaded, and {names} cannot be reached from here")
 
 
 def _tfds_examples(builder: Any, split: str) -> Iterator[tuple[str, np.ndarray, int]]:

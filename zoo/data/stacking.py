@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo import memory
 from zoo.data import packs
 from zoo.data.checks import DataError, as_uint8
 from zoo.data.decoding import resize
@@ -20,7 +21,7 @@ def stack(
     count: int,
     image_size: Sequence[int] | None,
     stream: bool | None,
-    origin: tuple[str, Callable[[], Any]],
+    origin: tuple[str, Callable[[], tuple[Any, Sequence[Path]]]],
     skipped: list[str],
 ) -> tuple[np.ndarray | packs.PackedImages, np.ndarray, list[str]]:
     """Stack images -> uint8 (n, h, w, c), labels int64 (n,), and the messages of `skipped`.
@@ -32,12 +33,13 @@ def stack(
         stream: True puts the images into a pack on disk, False into memory. None chooses the disk
             for more than 2 GiB.
         origin: the name of the pack, and a function that returns what the images depend on, as
-            JSON.
+            JSON, and the files that they are read from.
         skipped: the list to which `examples` adds a message for each image that it leaves out.
 
     Raises:
         DataError: if there are no images, or if their shapes differ.
         zoo.streaming.PackError: if the disk has too little room.
+        zoo.memory.TooLarge: if the memory has too little room.
     """
     rows = _alike(examples, image_size)
     first = next(rows, None)
@@ -47,7 +49,9 @@ def stack(
     shape, size = first[0].shape, count * first[0].nbytes
     if stream or (stream is None and size > STREAM_BYTES):
         name, describe = origin
-        return packs.pack(name, describe(), rows, count, shape, skipped)
+        source, read_from = describe()
+        return packs.pack(name, source, rows, count, shape, skipped, read_from)
+    memory.require(size, f"{count} images of {shape}", "keep them on disk with --stream")
     images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int64)
     filled = 0
     for filled, (image, label) in enumerate(rows, 1):

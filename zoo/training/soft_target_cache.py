@@ -9,7 +9,6 @@ several views.
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,12 +20,18 @@ from keras import ops
 
 from zoo import files
 from zoo.data import AS_THEY_ARE, Augmentation, ImageData
+from zoo.data.checks import refuse_special_file
+from zoo.data.packs import damage_told
 from zoo.errors import ZooError
 from zoo.fingerprint import fingerprint
 from zoo.measures import softmax
 from zoo.objectives import ensemble_logits
 
 FORMAT = 1
+_KEYS = {
+    *("format", "teachers", "temperature", "keep"),
+    *("images", "examples", "views", "augmentation", "seed"),
+}
 
 
 class TeacherError(ZooError, ValueError):
@@ -173,6 +178,7 @@ def open_cache(file: Path | str) -> Cached:
         TeacherError: if the file does not exist, is damaged, or holds no soft targets.
     """
     file = Path(file)
+    refuse_special_file(file)
     try:
         with np.load(file, allow_pickle=False) as arrays:
             contents = {name: arrays[name] for name in arrays.files}
@@ -184,16 +190,27 @@ def open_cache(file: Path | str) -> Cached:
         keys["augmentation"] = {**asdict(AS_THEY_ARE), **keys["augmentation"]}
         if keys["format"] != FORMAT:
             raise ValueError(f"its format is {keys['format']}, not {FORMAT}")
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        logits = _logits(contents, keys)
+    except Exception as error:  # zipfile, zlib, JSON and NumPy raise many types for a damaged file
+        reason = error if isinstance(error, (OSError, ValueError)) else repr(error)
         raise TeacherError(
-            f"{file} holds no soft targets that can be used ({error}); remove it to have them "
+            f"{file} holds no soft targets that can be used ({reason}); remove it to have them "
             "computed again."
         ) from error
-    if "logits" in contents:
-        logits = contents["logits"].astype("float32")
-    else:
-        logits = _from_largest(**contents, temperature=keys["temperature"])
     return Cached(file, keys, logits)
+
+
+def _logits(arrays, keys):
+    """Return the logits of a cache (views, examples, classes) float32, or raise an error."""
+    if "logits" in arrays:
+        logits = arrays["logits"].astype("float32")
+    else:
+        logits = _from_largest(**arrays, temperature=keys["temperature"])
+    if missing := _KEYS - keys.keys():
+        raise ValueError(f"its header lacks {sorted(missing)}")
+    if logits.ndim != 3 or list(logits.shape[:2]) != [keys["views"], keys["examples"]]:
+        raise ValueError(f"its logits have the shape {logits.shape}")
+    return logits
 
 
 def _check_keep(keep, temperature, teachers):
@@ -249,7 +266,8 @@ def _predict(model, data, views, seed, augmentation, batch_size):
         import tensorflow as tf
 
         call = tf.function(call)
-    return np.concatenate([ops.convert_to_numpy(call(images)) for images in batches])
+    with damage_told():
+        return np.concatenate([ops.convert_to_numpy(call(images)) for images in batches])
 
 
 def _largest(logits, count, temperature):
