@@ -1,5 +1,7 @@
 """Recipe files: found by name or path, read, and run only if the user knows them."""
 
+import dataclasses
+
 import pytest
 
 from zoo import files
@@ -87,6 +89,46 @@ def test_a_file_that_is_no_recipe_is_refused(name, text, message, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(RecipeError, match=message):
         load(tmp_path / name)
+
+
+ABSURD = (float("nan"), float("inf"), -float("inf"), -1, 1e308, 10**30)
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_number_that_no_training_can_use_is_refused_in_every_field(name):
+    recipe = load(names()[name])()
+    recipe.check()
+    numbers = [
+        field.name
+        for field in dataclasses.fields(recipe)
+        if type(getattr(recipe, field.name)) in (int, float)
+    ]
+    assert len(numbers) >= 9
+    for field in numbers:
+        for value in ABSURD:
+            flag = "--" + field.replace("_", "-")
+            if value == 10**30 and isinstance(getattr(recipe, field), float):
+                continue
+            with pytest.raises(
+                RecipeError, match=f"^{flag} is .*; received {value}".replace("+", ".")
+            ):
+                dataclasses.replace(recipe, **{field: value}).check()
+
+
+def test_the_numbers_of_a_tuple_are_refused_too_and_signs_are_allowed_by_name():
+    with pytest.raises(RecipeError, match="--image-size is a number from 0 to 2147483647"):
+        Recipe(image_size=(8, -8)).check()
+
+    @dataclasses.dataclass(frozen=True)
+    class Signed(Recipe):
+        signed = ("tilt",)
+        tilt: float = -0.5
+        level: float = 0.0
+
+    Signed().check()
+    for field, value in (("tilt", -1e39), ("tilt", float("nan")), ("level", -0.5)):
+        with pytest.raises(RecipeError, match=f"--{field} is a number from"):
+            Signed(**{field: value}).check()
 
 
 def test_json_lists_are_tuples_in_a_recipe():

@@ -1,8 +1,10 @@
 """Load models and runs that an older zoo made, or whose recipe registers its own layers."""
 
+import io
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import keras
@@ -167,3 +169,40 @@ def test_what_is_no_model_is_refused_in_a_line(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(saving.ModelError, match=path.replace(".", r"\.")):
         saving.load_model(path)
+
+
+def with_config(content):
+    """A `.keras` file with another config.json."""
+    file = io.BytesIO()
+    with (
+        zipfile.ZipFile(BEFORE / "teacher.keras") as good,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as bad,
+    ):
+        for name in good.namelist():
+            bad.writestr(name, content if name == "config.json" else good.read(name))
+    return file.getvalue()
+
+
+DAMAGED = {
+    "empty": b"",
+    "text": b"hello",
+    "half": (BEFORE / "teacher.keras").read_bytes()[:50_000],
+    "no config": with_config(b""),
+    "a list": with_config(b"[]"),
+    "null": with_config(b"null"),
+    "not UTF-8": with_config(b"\xff"),
+    "lists in lists": with_config(b"[" * 10**5),
+    "a module of 7": with_config(b'{"module": 7, "registered_name": "x>y", "config": {}}'),
+    "a name of 7": with_config(b'{"module": "keras", "registered_name": 7, "config": {}}'),
+    "17 megabytes": with_config(b" " * (17 * 2**20)),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_one_error(name, tmp_path):
+    file = tmp_path / "bad.keras"
+    file.write_bytes(DAMAGED[name])
+    with pytest.raises(saving.ModelError, match=r"bad\.keras") as error:
+        saving.load_model(file)
+    assert error.value.exit_code == 2
+    assert len(str(error.value)) < 500

@@ -4,11 +4,11 @@ import ast
 import contextlib
 import dataclasses
 import importlib.util
-import math
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from zoo import files
 from zoo.errors import ZooError
@@ -49,6 +49,9 @@ class Recipe:
     the methods below for the decisions that differ. Line 1 of the file states the measured result.
     """
 
+    signed: ClassVar[Collection[str]] = ()
+    """Names of the fields whose numbers may be negative. All others are 0 or more."""
+
     data: str = "digits"
     """Training data: a TFDS name, "digits", a folder of class folders, or an .npz file."""
     image_size: tuple[int, int] | None = None
@@ -82,6 +85,9 @@ class Recipe:
     def check(self) -> None:
         """Refuse values that no training can use.
 
+        A number is finite, 0 or more unless the class names its field as `signed`, and at most that
+        of an int32 or float32. A recipe that needs more of a field adds a check of its own.
+
         Raises:
             RecipeError: if a field is out of range; names its flag.
         """
@@ -93,9 +99,16 @@ class Recipe:
         self.require("validation", 0 <= self.validation < 1, "a share in 0 <= share < 1")
         self.require("seed", 0 <= self.seed < 2**31, "a whole number from 0 to 2^31 - 1")
         for setting in dataclasses.fields(self):
-            value = getattr(self, setting.name)
-            finite = not isinstance(value, float) or math.isfinite(value)
-            self.require(setting.name, finite, "a finite number")
+            self._check_numbers(setting.name)
+
+    def _check_numbers(self, field: str) -> None:
+        """Refuse a field with a number that no field of this kind has."""
+        value = getattr(self, field)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, (int, float)):
+                most = 2**31 - 1 if isinstance(number, int) else 3.4e38  # as int32 and float32
+                least = -most if field in self.signed else 0
+                self.require(field, least <= number <= most, f"a number from {least} to {most}")
 
     def require(self, field: str, holds: Any, expected: str) -> None:
         """Refuse a field's value unless `holds` is true.
@@ -210,8 +223,15 @@ def find(name_or_file: Path | str) -> Path:
 
 
 def title(file: Path | str) -> str:
-    """Return line 1 of a recipe file. The file does not run."""
-    docstring = ast.get_docstring(ast.parse(Path(file).read_text(encoding="utf-8")))
+    """Return line 1 of a recipe file. The file does not run.
+
+    Raises:
+        RecipeError: if the file is no Python in UTF-8.
+    """
+    try:
+        docstring = ast.get_docstring(ast.parse(Path(file).read_text(encoding="utf-8")))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise RecipeError(f"{file} could not be read: {type(error).__name__}: {error}") from error
     return (docstring or "no first line").splitlines()[0]
 
 

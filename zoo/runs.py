@@ -11,15 +11,17 @@ import fcntl
 import functools
 import hashlib
 import json
+import os
+import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo import files
+from zoo import files, records
 from zoo import recipe as recipes
 from zoo.errors import UsageError
 from zoo.recipe import Recipe, RecipeError
-from zoo.text import flag
+from zoo.text import flag, printable
 
 
 class Run:
@@ -36,6 +38,7 @@ class Run:
         self.figures = self.folder / "figures"
         self.examples = self.folder / "examples"
         self.tensorboard = self.folder / "tensorboard"
+        self._open_folder: int | None = None  # while it is locked
 
     @classmethod
     def finished_at(cls, folder: Path | str) -> "Run":
@@ -83,8 +86,23 @@ class Run:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The recipe's fields and their values."""
-        return recipes.fields_from_json(self.record["fields"])
+        """The recipe's fields and their values.
+
+        Raises:
+            UsageError: if recipe.json is damaged.
+        """
+        return self._fields_of(Recipe)
+
+    def _fields_of(self, recipe_class: type[Recipe]) -> dict[str, Any]:
+        """Return the fields. Those of this class must have values of their types."""
+        fields = recipes.fields_from_json(self.record["fields"])
+        for name, kind in typing.get_type_hints(recipe_class).items():
+            if name in fields and not records.is_a(fields[name], kind):
+                expected = kind.__name__ if isinstance(kind, type) else kind
+                raise records.damaged(
+                    self._json("recipe"), f"{name} is {fields[name]!r}, expected {expected}"
+                )
+        return records.Record(self._json("recipe"), fields)
 
     @property
     def label_names(self) -> list[str]:
@@ -93,16 +111,22 @@ class Run:
 
     @functools.cached_property
     def history(self) -> dict[str, Any]:
-        """metrics.csv as {column: (epochs,) float64}; an empty cell is NaN."""
+        """metrics.csv as {column: (epochs,) float64}; an empty cell is NaN.
+
+        Raises:
+            UsageError: if the file is damaged.
+        """
         import numpy as np
 
-        with open(self.metrics_file, newline="", encoding="utf-8") as lines:
-            reader = csv.DictReader(lines)
-            rows = list(reader)
-        return {
-            column: np.array([float(row[column] or "nan") for row in rows])
-            for column in reader.fieldnames or ()
-        }
+        try:
+            with open(self.metrics_file, newline="", encoding="utf-8") as lines:
+                columns, *rows = [*filter(None, csv.reader(lines))] or [[]]
+            array = np.full((len(rows), len(columns)), np.nan)
+            for values, row in zip(array, rows, strict=True):
+                values[: len(row)] = [float(cell or "nan") for cell in row]
+        except (ValueError, csv.Error) as error:
+            raise records.damaged(self.metrics_file, str(error)) from error
+        return records.Record(self.metrics_file, dict(zip(columns, array.T, strict=True)))
 
     @property
     def versions_before(self) -> dict[str, Any] | None:
@@ -122,8 +146,16 @@ class Run:
         return recipes.load(recipes.file_of_run(self.record, versions.get("recipe"), own_file))
 
     def recipe(self, own_file: Path | None = None) -> Recipe:
-        """Return the recipe with the values of this run; see `recipe_class`."""
-        return self.recipe_class(own_file)(**self.fields)
+        """Return the recipe with the values of this run; see `recipe_class`.
+
+        Raises:
+            UsageError: if recipe.json is damaged.
+        """
+        recipe_class = self.recipe_class(own_file)
+        try:
+            return recipe_class(**self._fields_of(recipe_class))
+        except TypeError as error:
+            raise records.damaged(self._json("recipe"), str(error)) from error
 
     def write_recipe(self, record: dict[str, Any]) -> None:
         """Write recipe.json; `record_of` makes the record."""
@@ -150,25 +182,101 @@ class Run:
 
     def write_skipped(self, names: Sequence[str]) -> None:
         """Write skipped.txt, the files of the data that could not be read, one a line."""
-        self.skipped_file.write_text("\n".join(names) + "\n", encoding="utf-8")
+        files.write(self.skipped_file, "\n".join(map(printable, names)) + "\n")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Make the folder and keep other processes out: they would overwrite our checkpoints.
 
+        What a killed process left in the folder is removed. So is the folder at the end, if it is
+        new and no run was begun in it.
+
         Raises:
             RecipeError: if another process trains in the folder.
         """
+        new = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".lock", "w", encoding="utf-8") as file:
+        with contextlib.ExitStack() as stack:
+            # A link that came with the folder is not followed, and its file not emptied.
+            file = self.folder / ".lock"
+            lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            stack.callback(os.close, lock)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.path.samestat(os.fstat(lock), file.stat()):
+                    raise BlockingIOError("another process has just removed the folder")
+            except (BlockingIOError, FileNotFoundError):
                 raise RecipeError(f"Another process is training in {self.folder}.") from None
+            self._open_folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, self._open_folder)
+            self._remove_leftovers()
+            stack.callback(self._remove_unless_begun, new)
             yield
 
+    def _remove_unless_begun(self, new: list[Path]) -> None:
+        """Remove a lock beside which nothing was written, and these folders if they are empty."""
+        with contextlib.suppress(OSError):  # something is in the folder, or it was moved
+            if {entry.name for entry in self.folder.iterdir()} <= {".lock", "checkpoints"}:
+                if self.checkpoints.is_symlink():
+                    self.checkpoints.unlink()
+                if not self.checkpoints.exists():
+                    (self.folder / ".lock").unlink()
+                for folder in new:
+                    folder.rmdir()
+
+    def _remove_leftovers(self) -> None:
+        for folder in (self.folder, self.figures, self.examples):
+            files.remove_partials(folder)
+        for file in self.folder.glob("tmp????????"):  # of Keras, when it saves a large model
+            if file.is_file():
+                file.unlink(missing_ok=True)
+
+    @property
+    def place(self) -> Path | None:
+        """Where the locked folder is now: someone may have moved it. None if it was deleted."""
+        assert self._open_folder is not None
+        held = os.fstat(self._open_folder)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(held, self.folder.stat()):
+                return self.folder
+        # Linux knows the present name of an open folder.
+        moved = Path(f"/proc/self/fd/{self._open_folder}").resolve()
+        return moved if held.st_nlink and moved.is_dir() else None
+
+    def find_checkpoints(self, elsewhere: Path | str | None) -> None:
+        """Let `checkpoints` be a link to another folder, or check the link of an earlier start.
+
+        Arguments:
+            elsewhere: an empty or missing folder, or the one of the link; None for no new link.
+
+        Raises:
+            UsageError: if the link leads nowhere, or there are other checkpoints in the way.
+        """
+        here = self.checkpoints
+        target = Path(elsewhere).resolve() if elsewhere else here.resolve()
+        if here.is_symlink():
+            if target != here.resolve() or not target.is_dir():
+                raise UsageError(
+                    f"The link {here} leads to {here.resolve()}, which is not there, or not "
+                    f"--checkpoints. Put that folder back, or remove the link to begin anew."
+                )
+            return
+        if target == here.resolve():
+            return
+        if here.is_dir() and any(here.iterdir()):
+            raise UsageError(
+                f"{here} already has checkpoints. Move that folder, make a link {here} to the new "
+                "place, and leave --checkpoints out."
+            )
+        target.mkdir(parents=True, exist_ok=True)
+        if any(target.iterdir()):
+            raise UsageError(f"--checkpoints is a new or empty folder; {elsewhere} is not empty.")
+        if here.is_dir():
+            here.rmdir()
+        here.symlink_to(target)
+
     def refuse_another(self, record: dict[str, Any], defaults: dict[str, Any]) -> None:
-        """Refuse this folder if it was begun with other values.
+        """Refuse this folder if it was begun with another recipe or other values.
 
         Arguments:
             record: the record of the run that is about to start.
@@ -177,27 +285,44 @@ class Run:
 
         Raises:
             RecipeError: if a field differs; names both values.
+            UsageError: if recipe.json is damaged.
         """
         if not self._json("recipe").exists():
             return
-        begun, now = self._read("recipe")["fields"], record["fields"]
-        begun = {**json.loads(json.dumps(defaults)), **begun}
-        differing = sorted(key for key in {*begun, *now} if begun.get(key) != now.get(key))
-        if differing:
-            pairs = (f"{key}={begun.get(key)!r}, now {now.get(key)!r}" for key in differing)
+        if differences := differences_of(self._read("recipe"), record, defaults):
             raise RecipeError(
-                f"{self.folder} holds a run with {', '.join(pairs)}; choose another --name."
+                f"{self.folder} holds a run with {differences}; choose another --name."
             )
 
     def _json(self, name: str) -> Path:
         return self.folder / f"{name}.json"
 
-    def _read(self, name: str) -> dict[str, Any]:
-        return json.loads(self._json(name).read_text(encoding="utf-8"))
+    def _read(self, name: str) -> records.Record:
+        return records.read(self._json(name))
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
         files.write(self._json(name), json.dumps(record, indent=2) + "\n")
         vars(self).pop({"recipe": "record"}.get(name, name), None)
+
+
+def differences_of(begun: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any]) -> str:
+    """Return the recipe and fields in which two records of `record_of` differ; "" if none.
+
+    Arguments:
+        begun: the record of the run that was begun.
+        now: the record of the run that is about to start.
+        defaults: the recipe's fields and their defaults, for fields that `begun` lacks.
+    """
+    old = {**json.loads(json.dumps(defaults)), **begun["fields"]}
+    new = now["fields"]
+    pairs = [
+        f"{key}={old.get(key)!r}, now {new.get(key)!r}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
+    if begun.get("recipe") not in (None, now["recipe"]):
+        pairs.insert(0, f"the recipe {begun['recipe']!r}, now {now['recipe']!r}")
+    return ", ".join(pairs)
 
 
 def folder_of(recipe: Recipe, file: Path | str, runs: Path | str, name: str | None) -> Path:
@@ -207,16 +332,29 @@ def folder_of(recipe: Recipe, file: Path | str, runs: Path | str, name: str | No
         recipe: the recipe with its values.
         file: the recipe's file.
         runs: the folder of all runs.
-        name: the name of the run; None for `name_of(recipe)`.
+        name: the name of the run, or several folders and the name; None for `name_of(recipe)`.
+
+    Raises:
+        UsageError: if the name leads elsewhere, or no file system takes it.
     """
-    return Path(runs) / Path(file).stem / (name or name_of(recipe))
+    name = name_of(recipe) if name is None else name
+    parts = name.split("/")
+    if {"", ".", ".."} & {*parts} or printable(name) != name:
+        raise UsageError(
+            f"--name is the name of a new folder in {Path(runs) / Path(file).stem}, of characters "
+            f"that can be printed; received {name!r}."
+        )
+    longest = max(len(os.fsencode(part)) for part in parts)
+    if longest > 255:
+        raise UsageError(f"--name has {longest} bytes; a file system takes 255. Give another.")
+    return Path(runs) / Path(file).stem / name
 
 
 def name_of(recipe: Recipe) -> str:
     """Return a run's name: the fields that differ from their defaults, as in "epochs=3,seed=1".
 
     It is "default" without such fields. Characters that do not suit a file name become "_". A long
-    name is cut, and ends with a checksum.
+    name is cut, and ends with a checksum. It has at most 255 bytes.
     """
     values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
     defaults = type(recipe)()
@@ -225,9 +363,10 @@ def name_of(recipe: Recipe) -> str:
     name = "".join(
         character if character.isalnum() or character in "=,.-_" else "_" for character in text
     )
-    if len(name) <= 200:  # file systems allow 255 bytes
+    if len(name) <= 200 and len(name.encode()) <= 255:
         return name
-    return f"{name[:190]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    begin = name[:190].encode()[: 255 - 9].decode(errors="ignore")
+    return f"{begin}~{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
 def flags_of(name: str) -> str:

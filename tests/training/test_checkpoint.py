@@ -138,3 +138,32 @@ def test_no_pickle_is_read(tmp_path):
     (commit / "meta.json").write_text(f"{checksum}\n{text}\n")
     with pytest.raises(ValueError, match="allow_pickle"):
         checkpoint.restore(tmp_path, variables(1, [(2,)]))
+
+
+def test_damaged_commits_are_not_among_those_kept(tmp_path):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, variables(step), {"step": step})
+    (tmp_path / "step-0000000002" / "state.npz").write_bytes(b"torn")
+    (tmp_path / "step-0000000009").mkdir()  # damaged, and newer than what is saved next
+    checkpoint.save(tmp_path, 3, variables(3), {"step": 3})
+    assert sorted(os.listdir(tmp_path)) == ["step-0000000001", "step-0000000003"]
+    (tmp_path / "step-0000000003" / "meta.json").write_bytes(b"torn")
+    assert checkpoint.restore(tmp_path, variables(0)) == ({"step": 1}, ["step-0000000003"])
+
+
+def test_a_check_comes_before_any_variable_changes(tmp_path):
+    def refuse(commit, meta):
+        raise ValueError(f"{commit.name} {meta}")
+
+    checkpoint.save(tmp_path, 1, variables(1), {"a": 2})
+    state = variables(0)
+    with pytest.raises(ValueError, match=r"step-0000000001 \{'a': 2\}"):
+        checkpoint.restore(tmp_path, state, refuse)
+    assert_same(values(state), values(variables(0)))
+
+
+def test_only_unfinished_commits_are_removed(tmp_path):
+    for name in ("step-0000000001.tmp", "step-1.tmp", "mine.tmp", "step-0000000002"):
+        (tmp_path / name).mkdir()
+    checkpoint.remove_unfinished(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["mine.tmp", "step-0000000002", "step-1.tmp"]

@@ -92,7 +92,7 @@ def runs(tmp_path_factory):
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(machine)},
         )
 
-    stopped = there("sittings", "--minutes", "0")
+    stopped = there("sittings", "--minutes", "0.001")
     shutil.copytree(home / "sittings" / "runs", home / "runs")
     step = latest_step(home / "runs" / "small" / "default" / "checkpoints")
     finished = subprocess.run(

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import os
 
 import keras
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 from oracles import exact_probabilities, softmax
 
 import zoo
-from zoo.data import Augmentation, ImageData
+from zoo.data import Augmentation, DataError, ImageData
 from zoo.objectives import ensemble_logits
 from zoo.serving import exporting
 from zoo.training import soft_target_cache
@@ -142,8 +144,15 @@ def test_an_ensemble_keeps_its_digits_at_every_temperature(temperature):
         np.testing.assert_allclose(logits, exact, rtol=1e-5, atol=1e-5)
 
 
+def with_another_pixel(data):
+    pixels = data.images.copy()
+    pixels[3, 1, 1, 0] ^= 1
+    return dataclasses.replace(data, images=pixels)
+
+
 CHANGES = {
     "images": ("images", {"data": images(seed=1)}),
+    "one pixel": ("images", {"data": with_another_pixel(images())}),
     "fewer images": ("examples", {"data": images(10)}),
     "teacher": ("teachers", {"teacher": teacher(1)}),
     "seed": ("seed: 5, requested 6", {"seed": 6}),
@@ -198,6 +207,41 @@ def test_changed_keys_are_noticed(tmp_path):
     contents["header"] = np.frombuffer(json.dumps({**keys, "seed": 9}).encode(), "uint8")
     np.savez(file, **contents)
     with pytest.raises(TeacherError, match="checksum"):
+        open_cache(file)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *([], None, 7, {}, {"format": 1}, {"format": 1, "augmentation": 3}),
+        *({"views": 3}, {"views": "2"}, {"examples": None}, {"augmentation": None}),
+    ],
+)
+def test_a_file_with_an_odd_header_is_refused_in_one_line(header, tmp_path):
+    file = tmp_path / "c.npz"
+    kept = cache(teacher(), images(), file)
+    changed = isinstance(header, dict) and header and "format" not in header
+    odd = {**kept.keys, **header} if changed else header
+    soft_target_cache.write(file, odd, {"logits": kept.logits})  # its checksum is right
+    with pytest.raises(
+        TeacherError, match=r"^[^\n]*c.npz holds no soft targets[^\n]*remove it[^\n]*$"
+    ):
+        open_cache(file)
+
+
+def test_a_file_that_is_empty_or_none_and_odd_arrays_are_refused_in_one_line(tmp_path):
+    file = tmp_path / "c.npz"
+    kept = cache(teacher(), images(), file)
+    for arrays in ({}, {"logits": kept.logits[0]}, {"other": kept.logits}, {"which": kept.logits}):
+        soft_target_cache.write(file, kept.keys, arrays)
+        with pytest.raises(TeacherError, match="remove it"):
+            open_cache(file)
+    file.write_bytes(b"")
+    with pytest.raises(TeacherError, match="remove it"):
+        cache(teacher(), images(), file)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(DataError, match="is a FIFO, not a file"):
         open_cache(file)
 
 

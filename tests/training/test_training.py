@@ -278,7 +278,19 @@ def test_a_run_is_not_resumed_with_other_images(file, tmp_path, monkeypatch):
         return dataclasses.replace(data, images=data.images[1:], labels=data.labels[1:])
 
     monkeypatch.setattr(zoo.data, "load", fewer)
-    with pytest.raises(zoo.recipe.RecipeError, match=r"begun with the images .*1438.* now .*1437"):
+    number = r"begun with other train images of digits \(number 1438, now 1437; "
+    with pytest.raises(zoo.recipe.RecipeError, match=number):
+        run(file, tmp_path, epochs=1)
+
+    def one_pixel(*arguments, **how):
+        data = read(*arguments, **how)
+        images = data.images.copy()
+        images[5, 3, 3] ^= 1
+        return dataclasses.replace(data, images=images if data.split == "test" else data.images)
+
+    monkeypatch.setattr(zoo.data, "load", one_pixel)
+    pixels = r"begun with other test images of digits \(pixels \w+, now \w+\)\. Put them back"
+    with pytest.raises(zoo.recipe.RecipeError, match=pixels):
         run(file, tmp_path, epochs=1)
 
 

@@ -3,6 +3,7 @@
 import keras
 from keras import layers
 
+from zoo import memory
 from zoo.layers import GlobalAveragePoolingHead, ImageClassifier, MLPConv
 from zoo.layers.mlpconv import copy_of, normalization_layer
 from zoo.models import pretrained
@@ -88,7 +89,7 @@ def nin(
     dropout = spec.dropout if dropout is None else dropout
     final_relu = spec.final_relu if final_relu is None else final_relu
     normalization = normalization or spec.normalization
-    _check(input_shape, classes, width, dropout, head, head_dropout)
+    _check(spec, input_shape, classes, width, dropout, head, head_dropout)
 
     images = x = keras.Input(input_shape, name="images", dtype="float32")
     for layer in _preprocessing_layers(preprocessing):
@@ -109,13 +110,17 @@ def nin(
     return trained.give(model) if trained else model
 
 
-def _check(input_shape, classes, width, dropout, head, head_dropout):
+def _check(spec, input_shape, classes, width, dropout, head, head_dropout):
     if len(input_shape) != 3:
         raise ValueError(f"input_shape is (height, width, channels); received {input_shape}.")
     if classes < 2:
         raise ValueError(f"A classifier needs at least 2 classes; received classes={classes}.")
-    if not width > 0:
-        raise ValueError(f"width is a positive factor; received {width}.")
+    most = max(max(block.filters) for block in spec.blocks)
+    if not 0 < width * most < 2**31:
+        raise ValueError(
+            f"width is a positive factor, and all layers have fewer than 2^31 filters; received "
+            f"{width}."
+        )
     for name, rate in (("dropout", dropout), ("head_dropout", head_dropout)):
         if not 0 <= rate < 1:
             raise ValueError(f"{name} is a rate in 0 <= rate < 1; received {rate}.")
@@ -126,6 +131,28 @@ def _check(input_shape, classes, width, dropout, head, head_dropout):
             f'head_dropout needs the fully connected layer of head="dense"; received head={head!r} '
             f"and head_dropout={head_dropout}."
         )
+    weights = _weights(spec, input_shape[-1], classes, width)
+    _require_memory(weights, f"width {width:g} and {classes} classes")
+
+
+def _require_memory(weights, reason):
+    what = f"The {weights:,} weights of a net with {reason}"
+    memory.require(4 * weights, what, "give a smaller width, image or number of classes")
+
+
+def _weights(spec, channels, classes, width):
+    """Return how many numbers the kernels of a net with a pooling head have."""
+    count = 0
+    for block in spec.blocks:
+        area = block.kernel_size**2
+        for filters in _filters(block, width):
+            count += area * channels * filters
+            channels, area = filters, 1
+    return count + channels * classes
+
+
+def _filters(block, width):
+    return [max(1, round(filters * width)) for filters in block.filters]
 
 
 def _preprocessing_layers(preprocessing):
@@ -136,7 +163,7 @@ def _preprocessing_layers(preprocessing):
 
 def _mlpconv_layers(index, block, width, normalization, kernel_regularizer, linear_tap):
     """Yield the layers of a block: one MLPConv, or its first convolution and then the rest."""
-    filters = [max(1, round(filters * width)) for filters in block.filters]
+    filters = _filters(block, width)
     initializers = [_gaussian(deviation) for deviation in block.deviations]
     initializers = initializers or ["he_normal"] * len(filters)
     first = {"strides": block.strides, "padding": block.padding}
@@ -212,6 +239,7 @@ def _class_maps_and_logits(x, classes, relu, deviation, kernel_regularizer, head
             'keras.config.set_dtype_policy("float32") first.'
         )
     x = layers.Flatten("channels_last", name="flatten")(x)
+    _require_memory(x.shape[-1] * classes, f'head="dense" on {x.shape[-1]:,} values')
     if head_dropout:
         x = layers.Dropout(head_dropout, name="head_dropout")(x)
     return layers.Dense(

@@ -1,8 +1,12 @@
 """`mlp`: the fully connected nets of arXiv:1503.02531."""
 
+import itertools
+import math
+
 import keras
 from keras import layers
 
+from zoo import memory
 from zoo.layers import ImageClassifier
 
 
@@ -45,8 +49,15 @@ def mlp(
     for name_of_rate, rate in (("dropout", dropout), ("input_dropout", input_dropout)):
         if not 0 <= rate < 1:
             raise ValueError(f"{name_of_rate} is a rate in 0 <= rate < 1; received {rate}.")
-    if max_norm is not None and not max_norm > 0:
+    if max_norm is not None and not 0 < max_norm < math.inf:
         raise ValueError(f"max_norm is a positive number or None; received {max_norm}.")
+    sizes = (math.prod(input_shape), *hidden, classes)
+    weights = sum(inputs * units for inputs, units in itertools.pairwise(sizes))
+    memory.require(
+        4 * weights,
+        f"The {weights:,} weights of a net with layers of {', '.join(map(str, sizes))}",
+        "give fewer units",
+    )
     images = x = keras.Input(input_shape, name="images", dtype="float32")
     x = layers.Rescaling(1 / 255, name="scale", dtype="float32")(x)
     x = layers.Flatten("channels_last", name="pixels")(x)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from zoo.text import one_line
 from zoo.training import distribute
 from zoo.training.stopping import Interrupted, TimeUp, TrainingError
 
@@ -47,6 +48,45 @@ class ShortFirstEpoch(keras.callbacks.Callback):
             self.model.stop_training = False
 
 
+class Board(keras.callbacks.Callback):
+    """Write for TensorBoard. If that fails, as on a full disk, warn, and write no more."""
+
+    def __init__(self, session: "Session") -> None:
+        super().__init__()
+        self.session = session
+        self.board: keras.callbacks.TensorBoard | None = keras.callbacks.TensorBoard(
+            session.run.tensorboard, write_graph=False
+        )
+
+    def _pass(self, hook, *arguments):
+        try:
+            if self.board:
+                getattr(self.board, hook)(*arguments)
+        except Exception as error:  # TensorFlow has many; none of them is worth the training
+            self.board = None
+            why = one_line(error).partition("}} ")[2] or one_line(error)  # after TensorFlow's node
+            self.session.warn(f"TensorBoard's files are no longer written: {why:.200}")
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        self._pass("set_model", model)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._pass("on_train_begin", logs)
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._pass("on_test_begin", logs)
+
+    def on_test_end(self, logs: Any = None) -> None:
+        self._pass("on_test_end", logs)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._pass("on_epoch_end", epoch, logs)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._pass("on_train_end", logs)
+
+
 class Watch(keras.callbacks.Callback):
     """Stop if the loss is not finite, or the net never starts to learn."""
 
@@ -82,8 +122,8 @@ def _dead(step, chance):
     )
 
 
-# The wishes of a worker: 0 for nothing, _SAVE, the number of a signal, or _TIME_UP. The largest
-# wish of all workers is carried out.
+# The wishes of a worker: 0 for nothing, _SAVE, _SAVE + the number of a signal (SIGHUP has 1), or
+# _TIME_UP. The largest wish of all workers is carried out.
 _SAVE, _TIME_UP = 1, 63
 
 
@@ -136,7 +176,7 @@ class State(keras.callbacks.Callback):
         """Return the request of this process: to save, to stop, or nothing."""
         now = time.monotonic()
         if self.stop:
-            return int(self.stop[0])
+            return _SAVE + int(self.stop[0])
         if self.deadline is not None and now > self.deadline:
             return _TIME_UP
         return _SAVE if now - self.saved_at > self.session.checkpoint_seconds else 0
@@ -179,7 +219,7 @@ class State(keras.callbacks.Callback):
         if self.ballot.agreed == _TIME_UP:
             raise TimeUp(self.session.position["step"])
         if self.ballot.agreed > _SAVE:
-            raise Interrupted(self.ballot.agreed, self.session.position["step"])
+            raise Interrupted(self.ballot.agreed - _SAVE, self.session.position["step"])
 
 
 def _counters(callback):

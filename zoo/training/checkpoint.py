@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def save(
         step: the number of the step, which names the commit.
         variables: Keras variables.
         meta: values that JSON can hold.
-        keep: how many of the newest commits stay.
+        keep: how many undamaged commits stay: this one and the newest others.
 
     Raises:
         OSError: if the commit cannot be written. The older commits stay as they are.
@@ -75,19 +75,36 @@ def save(
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for old in [*_commits(folder)[:-keep], *folder.glob(f"*{_UNFINISHED}")]:
-        shutil.rmtree(old, ignore_errors=True)
+    kept = [final]
+    for old in reversed(_commits(folder)):
+        if old == final:
+            continue
+        if len(kept) < keep and _read(old):
+            kept.append(old)
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+    remove_unfinished(folder)
     return final
 
 
+def remove_unfinished(folder: Path | str) -> None:
+    """Remove the commits that killed processes did not finish. No other process may write here."""
+    for partial in Path(folder).glob(f"{_PREFIX}{'[0-9]' * 10}{_UNFINISHED}"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def restore(
-    folder: Path | str, variables: Sequence[keras.Variable]
+    folder: Path | str,
+    variables: Sequence[keras.Variable],
+    check: Callable[[Path, dict[str, Any]], None] = lambda commit, meta: None,
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Set the variables to the values of the newest undamaged commit.
 
     Arguments:
         folder: the folder of all commits.
         variables: the Keras variables that were saved, in the same order.
+        check: gets that commit's folder and `meta` before a variable changes, and raises if the
+            commit may not be used.
 
     Returns:
         The commit's `meta` and the names of newer commits that are damaged; (None, []) if there
@@ -103,6 +120,7 @@ def restore(
         if record is None:
             damaged.append(commit.name)
             continue
+        check(commit, record["meta"])
         saved, present = record["variables"], _description(variables)
         if saved != present:
             raise CheckpointError(
@@ -118,6 +136,11 @@ def restore(
             "start anew."
         )
     return None, []
+
+
+def size(variables: Sequence[keras.Variable]) -> int:
+    """Return the least number of bytes that a commit of these variables takes."""
+    return sum(_array(variable).nbytes for variable in variables)
 
 
 def latest_step(folder: Path | str) -> int | None:

@@ -4,11 +4,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo import measures, saving
+from zoo import files, measures, saving
 from zoo.data import ImageData
+from zoo.recipe import Recipe
+from zoo.runs import Run
 from zoo.saving import shipped, supervised
 from zoo.training import plan
 from zoo.training.measuring import measure
+from zoo.training.progress import Progress
+from zoo.training.stopping import TrainingError
 
 if TYPE_CHECKING:
     from zoo.training.session import Session
@@ -22,8 +26,21 @@ def finish(session: "Session", page: bool) -> None:
     Arguments:
         session: the session, after its last epoch.
         page: also draw the page, and write a few example images.
+
+    Raises:
+        TrainingError: if a file cannot be written.
     """
     session.progress.stop()
+    try:
+        _write(session, page)
+    except OSError as error:
+        raise TrainingError(
+            f"The finished training could not be written to {session.run.folder} ({error}). "
+            f"{session.kept()}: make room, and the same command goes on from there."
+        ) from error
+
+
+def _write(session, page):
     if session.strategy is not None:
         session.model = _undistributed(session)
     model = shipped(session.model)
@@ -33,19 +50,39 @@ def finish(session: "Session", page: bool) -> None:
         results["exits"] = _exits(with_companions, session.judging)
         saving.save_uncompiled(with_companions, session.run.with_companions_file)
     session.run.write_history(session.history)
-    if page:
-        _write_examples(session)
-    # The results mark the run as finished. Only the page comes later: it can be drawn again.
+    # The results mark the run as finished. What comes later can be drawn again.
     session.run.write_results(results)
     if page:
-        from zoo.report import page as report  # an archive of `zoo pack` lacks its packages
-
-        report.write(session.run, model, session.judging)
+        _draw(session.run, model, session.judging)
     session.progress.say(
         f"{session.judged_on} accuracy {100 * results['accuracy']:.2f} % "
         f"({results['errors']} errors in {results['examples']}), last epoch, "
         f"{results['seconds']:.0f} s of training"
     )
+
+
+def draw_missing_page(recipe: Recipe, run: Run, progress: Progress) -> None:
+    """Draw the page and the example images of a finished run, which was killed before they were.
+
+    If the images have changed since, a warning says so, and nothing is drawn.
+
+    Raises:
+        zoo.data.DataError: if the images cannot be read.
+        UsageError: if a file of the run is damaged.
+    """
+    progress.say(f"Its page {run.page} is missing, and is drawn.")
+    judging = recipe.datasets()[1]
+    if changes := judging.changes_since(run.results.get("data", {}).get(judging.split)):
+        progress.warn(f"{judging.name} has changed ({changes}), so the page was not drawn.")
+        return
+    _draw(run, saving.load_model(run.folder), judging)
+
+
+def _draw(run, model, judging):
+    from zoo.report import page  # an archive of `zoo pack` lacks its packages
+
+    _write_examples(run, judging)
+    page.write(run, model, judging)
 
 
 def _results(session, model):
@@ -95,18 +132,18 @@ def _exits(model, judging: ImageData):
     }
 
 
-def _write_examples(session, count=8):
+def _write_examples(run, judging, count=8):
     """Write a few of the evaluated images as files, to try `zoo predict` with."""
     from PIL import Image  # an archive of `zoo pack` lacks it
 
-    judging = session.judging
-    session.run.examples.mkdir(exist_ok=True)
+    run.examples.mkdir(exist_ok=True)
     firsts = [
         int(np.argmax(judging.labels == label)) for label in np.unique(judging.labels)[:count]
     ]
     for index in firsts:
-        label = session.label_names[judging.labels[index]]
+        label = str(judging.label_names[judging.labels[index]])
         name = "".join(character if character.isalnum() else "_" for character in label)
         pixels = judging.images[index]
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        image.save(session.run.examples / f"{index:05d}_{name}.png")
+        with files.whole(run.examples / f"{index:05d}_{name}.png") as partial:
+            image.save(partial)

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from zoo import terminal
+
 
 class Progress:
     """On a terminal, a bar. Elsewhere, a line for each epoch and each minute of a long epoch."""
@@ -82,11 +84,11 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line."""
         self.last_line = time.monotonic()
-        self.console.print(text, soft_wrap=True, markup=False)
+        terminal.say(text, console=self.console)
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        self.console.print(f"Warning: {text}", style="yellow", soft_wrap=True, markup=False)
+        terminal.say(f"Warning: {text}", console=self.console, style="yellow")
 
     def stop(self) -> None:
         """Remove the bar."""

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import keras
 
-from zoo import files, provenance
+from zoo import files, memory, provenance
+from zoo.errors import MOST_SECONDS, check_number
 from zoo.recipe import Recipe, RecipeError, approve
 from zoo.runs import Run, folder_of, record_of
-from zoo.training import distribute
-from zoo.training.finish import finish
+from zoo.training import checkpoint, distribute
+from zoo.training.finish import draw_missing_page, finish
 from zoo.training.plan import checked_data
 from zoo.training.progress import Progress
 from zoo.training.session import Session
@@ -36,13 +37,15 @@ def train(
     replicas: int = 0,
     minutes: float | None = None,
     taught_by: Sequence[str] | None = None,
+    checkpoints: Path | str | None = None,
+    force: bool = False,
 ) -> Path:
     """Train a recipe in the folder runs/<recipe>/<name>, and return that folder.
 
     The same call again resumes from the last saved state. The state is saved after each epoch,
-    every `checkpoint_seconds` seconds, and when SIGINT or SIGTERM requests a stop. On a CPU with
-    `deterministic` operations, a run that was killed and resumed ends with the same bits as an
-    undisturbed one.
+    every `checkpoint_seconds` seconds, and when SIGINT, SIGTERM or SIGHUP requests a stop. On a CPU
+    with `deterministic` operations, a run that was killed and resumed ends with the same bits as
+    an undisturbed one.
 
     Arguments:
         recipe: the recipe with its values.
@@ -52,12 +55,15 @@ def train(
             defaults.
         checkpoint_seconds: time between two saved states within an epoch, in seconds.
         deterministic: use operations that repeat their bits.
-        page: draw the page of the finished run, and write example images.
+        page: draw the page of the finished run if it has none, and write example images.
         console: a `rich.console.Console` to print to.
         strategy: kind of strategy, see `zoo.distribute.make_strategy`.
         replicas: number of devices, see `zoo.distribute.make_strategy`.
         minutes: save and stop after this time; None for no limit.
         taught_by: fingerprints that the teachers of a `Distiller` must have; None accepts any.
+        checkpoints: an empty or missing folder to save the states in, on another disk. The run
+            folder remembers it. None for the run folder, or what it remembers.
+        force: begin even if the data, the net or a step seem too large for the memory.
 
     Returns:
         The run folder.
@@ -66,18 +72,25 @@ def train(
         RecipeError: if no training can use the values, the folder holds another run, or the
             teachers are not `taught_by`.
         zoo.data.DataError: if the data cannot be trained on.
-        TrainingError: if the loss is not finite, or the net never starts to learn.
-        Interrupted: after saving, if SIGINT or SIGTERM came, to any of several workers.
+        TrainingError: if the loss is not finite, the net never starts to learn, the memory is too
+            small, no state can be saved, or the run folder was moved or deleted.
+        zoo.errors.UsageError: if a file of the run folder is damaged, if the name, a time or
+            `checkpoints` cannot be used, or if the memory is too small.
+        Interrupted: after saving, if a signal came, to any of several workers.
         TimeUp: after saving, if the minutes are over.
         zoo.distribute.StrategyError: if the strategy is not available, or does not suit.
         zoo.distribute.WorkerLost: if another worker stopped.
     """
+    check_number("--checkpoint-seconds", checkpoint_seconds, 0, MOST_SECONDS)
+    if minutes is not None:
+        check_number("--minutes", minutes, 0.001, MOST_SECONDS // 60)
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     recipe.check()
     tf_strategy = distribute.make_strategy(strategy, replicas)
     chief = distribute.is_chief(tf_strategy)
     run = Run(folder_of(recipe, file, runs, name))
     with (
+        memory.forced(force),
         run.locked() if chief else contextlib.nullcontext(),
         Progress(console, quiet=not chief) as progress,
     ):
@@ -85,9 +98,13 @@ def train(
         run.refuse_another(record, dataclasses.asdict(type(recipe)()))
         if run.is_finished:
             progress.say(f"{run.folder} is complete; choose another --name to train again.")
+            if chief and page and not run.page.is_file():
+                draw_missing_page(recipe, run, progress)
             return run.folder
         _set_up_keras(recipe, deterministic)
         training, judging = checked_data(recipe)
+        versions = provenance.versions(recipe, deterministic, distribute.described(tf_strategy))
+        versions["recipe"] = files.sha256(file)
         session = Session(
             recipe,
             run,
@@ -96,17 +113,19 @@ def train(
             progress,
             tf_strategy,
             checkpoint_seconds=checkpoint_seconds,
+            record=record,
+            versions=versions,
         )
         _check_teachers(session, taught_by)
-        versions = provenance.versions(recipe, deterministic, distribute.described(tf_strategy))
-        versions["recipe"] = files.sha256(file)
         if chief:
             # A start that was refused must not bind the folder to its fields, so not earlier.
             run.write_recipe(record)
+            run.find_checkpoints(checkpoints)
+            checkpoint.remove_unfinished(run.checkpoints)
         session.restore()
         if chief:
             approve(file)
-            session.warn_of_other_versions(versions)
+            session.warn_of_other_versions()
             session.warn_of_skipped_files()
             session.warn_of_untested_classes()
             session.warn_of_shared_images()

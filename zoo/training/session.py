@@ -1,18 +1,21 @@
 """The part of a run from one start of the program to its end: restore, train, save."""
 
+import dataclasses
 import functools
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
 from zoo.data import ImageData
+from zoo.data.packs import damage_told
 from zoo.recipe import Recipe, RecipeError
-from zoo.runs import Run
+from zoo.runs import Run, differences_of
 from zoo.saving import shipped
-from zoo.training import checkpoint, distribute
-from zoo.training.callbacks import ShortFirstEpoch, State, Watch
+from zoo.training import checkpoint, distribute, failures
+from zoo.training.callbacks import Board, ShortFirstEpoch, State, Watch
 from zoo.training.loops import Loop, one_call_an_epoch, one_device, replicas
 from zoo.training.plan import compiled_plan, is_divided
 from zoo.training.progress import Progress
@@ -35,6 +38,8 @@ class Session:
         progress: shows lines and warnings.
         strategy: a strategy; None for one device.
         checkpoint_seconds: the time between two saved states within an epoch, in seconds.
+        record: the record of this start, from `zoo.runs.record_of`.
+        versions: the contents of versions.json for this start.
     """
 
     def __init__(
@@ -47,11 +52,16 @@ class Session:
         strategy: "tf.distribute.Strategy | None",
         *,
         checkpoint_seconds: float,
+        record: dict[str, Any],
+        versions: dict[str, Any],
     ) -> None:
         self.recipe, self.run, self.progress = recipe, run, progress
         self.training, self.judging = training, judging
         self.strategy, self.chief = strategy, distribute.is_chief(strategy)
         self.checkpoint_seconds = checkpoint_seconds
+        self.record, self.versions = record, versions
+        # Of the last start, and of the state that was restored.
+        self.versions_before = [run.versions_before or {}]
         one_pass = math.ceil(training.examples / recipe.batch_size)
         self.steps_an_epoch = recipe.steps_per_epoch or one_pass
         self.steps = recipe.epochs * self.steps_an_epoch
@@ -71,6 +81,7 @@ class Session:
         self.counters: list[dict[str, Any]] | None = None  # restored, of the recipe's callbacks
         self.metrics: list[list[float]] | None = None  # restored, of an interrupted epoch
         self.save_error: OSError | None = None  # if the last save failed
+        self.failed_saves = 0  # since the last one that did not
 
     @property
     def variables(self) -> list[Any]:
@@ -101,27 +112,20 @@ class Session:
         """Continue from the last saved state, if there is one.
 
         Raises:
-            RecipeError: if the teacher or the images have changed since the run's start.
+            RecipeError: if it is the state of another run, or the teacher or the images have
+                changed since the run's start.
             zoo.training.checkpoint.CheckpointError: if no saved state can be used.
             zoo.distribute.StrategyError: if the workers are at different steps.
         """
-        meta, damaged = checkpoint.restore(self.run.checkpoints, self.variables)
+        folder = self.run.checkpoints
+        meta, damaged = checkpoint.restore(folder, self.variables, self._refuse_foreign)
         if meta:
             self.position, self.history = meta["position"], meta["history"]
             self.counters, metrics = meta["callbacks"], meta["metrics"]
             if metrics and not isinstance(metrics[0], list):
                 metrics = [metrics]  # a run from before there were replicas
             self.metrics = metrics
-            if meta.get("teacher") != self.teacher:
-                raise RecipeError(
-                    f"{self.run.folder} was begun with the teacher {meta.get('teacher')}, which "
-                    f"now is {self.teacher}: it was trained again. Choose another --name."
-                )
-            if meta.get("data", self.data) != self.data:
-                raise RecipeError(
-                    f"{self.run.folder} was begun with the images {meta['data']}, which now are "
-                    f"{self.data}: other ones may be held out. Choose another --name."
-                )
+            self.versions_before.append(meta.get("versions", {}))
             self.position["resumed"] += 1
             self.progress.say(f"Resumed {self.run.folder} at step {self.position['step']}.")
         for commit in damaged:
@@ -130,6 +134,34 @@ class Session:
             distribute.check_same_everywhere(self.strategy, "step", self.position["step"])
             distribute.decorrelate(self.model, self.strategy)
 
+    def _refuse_foreign(self, commit: Path, meta: dict[str, Any]) -> None:
+        """Refuse a commit of another run, as far as the commit knows: an older one knows less.
+
+        Other code, packages or devices are no other run; the session warns of them.
+        """
+        defaults = dataclasses.asdict(type(self.recipe)())
+        begun = meta.get("run")
+        if begun and (differences := differences_of(begun, self.record, defaults)):
+            raise RecipeError(
+                f"{commit} is a checkpoint of another run, with {differences}. Move it out of the "
+                "folder, or choose another --name."
+            )
+        if meta.get("teacher") != self.teacher:
+            raise RecipeError(
+                f"{self.run.folder} was begun with the teacher {meta.get('teacher')}, which "
+                f"now is {self.teacher}: it was trained again. Choose another --name."
+            )
+        self._refuse_changed_images(meta.get("data", {}))
+
+    def _refuse_changed_images(self, begun: dict[str, Any]) -> None:
+        """Refuse images that are not those of the run's start, as far as its record knows them."""
+        for images in (self.training, self.judging):
+            if changes := images.changes_since(begun.get(images.split)):
+                raise RecipeError(
+                    f"{self.run.folder} was begun with other {images.split} images of "
+                    f"{images.name} ({changes}). Put them back, or choose another --name."
+                )
+
     def fit(self, deadline: float | None = None) -> None:
         """Train the remaining steps.
 
@@ -137,8 +169,9 @@ class Session:
             deadline: the time of `time.monotonic` to stop at; None for no limit.
 
         Raises:
-            TrainingError: if the loss is not finite, or the net never starts to learn.
-            Interrupted: after saving, if SIGINT or SIGTERM came.
+            TrainingError: if the loss is not finite, the net never starts to learn, the memory is
+                too small, no state can be saved, or the run folder was moved or deleted.
+            Interrupted: after saving, if SIGINT, SIGTERM or SIGHUP came.
             TimeUp: after saving, at the deadline.
         """
         if self.position["finished"]:
@@ -148,6 +181,9 @@ class Session:
                 optimizer.finalize_variable_values(self.model.trainable_variables)
             return
         done = self.position["step"]
+        needed, folder = checkpoint.size(self.variables), self.run.checkpoints
+        if self.chief and not done and failures.free_bytes(folder) < needed:
+            raise failures.no_room(folder, needed)
         self.progress.start(self.recipe.epochs, self.steps_an_epoch, done, self.judged_on)
         parameters = shipped(self.model).count_params()
         self.progress.say(
@@ -157,7 +193,8 @@ class Session:
         )
         batches = self.recipe.training_batches(self.training, done)
         parts = distribute.described(self.strategy)["replicas"]
-        with stop_signals() as stop:
+        memory = failures.memory_explained(self._lack_of_memory)
+        with stop_signals() as stop, memory, damage_told():
             state = State(self, self.callbacks, stop, deadline)
             validation = self.judging.batches(evaluation_batch_size(self.judging.examples, parts))
             if not self.divided:
@@ -204,19 +241,18 @@ class Session:
 
     def _tensorboard(self):
         """Return the TensorBoard callback. It writes with TensorFlow, which JAX may lack."""
-        if not self.chief or keras.backend.backend() != "tensorflow":
-            return []
-        return [keras.callbacks.TensorBoard(self.run.tensorboard, write_graph=False)]
+        return [Board(self)] if self.chief and keras.backend.backend() == "tensorflow" else []
 
     def save(self, counters: list[dict[str, Any]], metrics: list[list[float]] | None) -> None:
-        """Save the state. A failed write gives a warning; the run continues.
+        """Save the state. If a write fails after one that did not, the run continues.
 
         Arguments:
             counters: the counters of the recipe's callbacks.
             metrics: the counts of the metrics within an epoch; None at its end.
 
         Raises:
-            TrainingError: if a variable is not finite.
+            TrainingError: if a variable is not finite, no state could ever be saved, or the run
+                folder was moved or deleted.
         """
         for variable in self.variables:
             value = np.asarray(variable)
@@ -227,6 +263,10 @@ class Session:
                 )
         if not self.chief:
             return
+        step, place = self.position["step"], self.run.place
+        if place is None:
+            raise failures.gone(self.run.folder, None, step, saved=False)
+        run = Run(place)
         meta = {
             "position": self.position,
             "history": self.history,
@@ -234,37 +274,66 @@ class Session:
             "metrics": metrics,
             "teacher": self.teacher,
             "data": self.data,
+            "run": {key: self.record[key] for key in ("recipe", "fields")},
+            "versions": self.versions,
         }
         self.save_error = None
         try:
-            checkpoint.save(self.run.checkpoints, self.position["step"], self.variables, meta)
-            self.run.write_history(self.history)
+            checkpoint.save(run.checkpoints, step, self.variables, meta)
+            run.write_history(self.history)
+            self.failed_saves = 0
         except OSError as error:
             self.save_error = error
-            self.progress.warn(
-                f"The checkpoint of step {self.position['step']} could not be written ({error}); "
-                "training goes on, and the last good one is kept."
+        if place != self.run.folder:
+            raise failures.gone(self.run.folder, place, step, saved=self.save_error is None)
+        if self.save_error:
+            self._say_that_save_failed(self.save_error)
+
+    def _say_that_save_failed(self, error: OSError) -> None:
+        """Warn, or stop the training if it never was saved."""
+        kept = checkpoint.latest_step(self.run.checkpoints)
+        if kept is None:
+            needed = checkpoint.size(self.variables)
+            raise failures.no_room(self.run.checkpoints, needed, error) from error
+        self.failed_saves += 1
+        many = f"the last {self.failed_saves} saves failed; " if self.failed_saves > 1 else ""
+        self.progress.warn(
+            f"The checkpoint of step {self.position['step']} could not be written ({error}); "
+            f"{many}training goes on, and the state of step {kept} is kept."
+        )
+
+    def _lack_of_memory(self) -> str:
+        """Return a sentence about a lack of memory: where it was, and what may fit."""
+        step, replicas = self.position["step"], distribute.described(self.strategy)["replicas"]
+        if step == (self.position["epoch"] + 1) * self.steps_an_epoch:
+            text = (
+                f"The memory is too small to evaluate the model after step {step}: take smaller "
+                "images, a smaller net or more memory."
             )
+        else:
+            text = failures.too_large(self.recipe, replicas, step + 1)
+        return f"{text} {self.kept()}."
 
     def advice(self) -> str:
         """Return a sentence about the last saved state, and what to try."""
-        kept = checkpoint.latest_step(self.run.checkpoints)
-        saved = f"The state of step {kept} is kept" if kept else "No state was saved before it"
-        return f"{saved}. Try a lower --learning-rate (it is {self.recipe.learning_rate})."
+        rate = self.recipe.learning_rate
+        return f"{self.kept()}. Try a lower --learning-rate (it is {rate})."
 
-    def warn_of_other_versions(self, versions: dict[str, Any]) -> None:
-        """Warn if the last start of this run had other code, packages or hardware.
+    def kept(self) -> str:
+        """Return words about the last saved state."""
+        kept = checkpoint.latest_step(self.run.checkpoints)
+        return f"The state of step {kept} is kept" if kept else "No state was saved before it"
+
+    def warn_of_other_versions(self) -> None:
+        """Warn if the last start, or the saved state, had other code, packages or hardware.
 
         The run can continue, but not with the same bits.
-
-        Arguments:
-            versions: the contents of versions.json for this start.
         """
-        if before := self.run.versions_before:
+        for before in self.versions_before:
             compared = ("commit", "recipe", "packages", "hardware", "backend", "strategy")
             for key in (*compared, "precision"):
-                if key in before and before[key] != versions[key]:
-                    self.warn(f"Resumed with other {key}: {before[key]}, now {versions[key]}.")
+                if key in before and before[key] != self.versions[key]:
+                    self.warn(f"Resumed with other {key}: {before[key]}, now {self.versions[key]}.")
 
     def warn_of_skipped_files(self) -> None:
         """Warn of files that could not be read, and write their list to skipped.txt."""

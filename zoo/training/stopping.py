@@ -14,7 +14,7 @@ class TrainingError(ZooError, RuntimeError):
 
 
 class Interrupted(ZooError):
-    """SIGINT or SIGTERM stopped the training, and the state is saved. `signal` is its number."""
+    """The signal of this number stopped the training, and the state is saved."""
 
     def __init__(self, number: int, step: int) -> None:
         name = signal.Signals(number).name
@@ -33,25 +33,27 @@ class TimeUp(ZooError):
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collect the first SIGINT or SIGTERM in a list, instead of stopping at once.
+    """Collect the first SIGINT, SIGTERM or SIGHUP in a list, instead of stopping at once.
 
-    A second signal acts as usual.
+    A second SIGINT or SIGTERM acts as usual. A second SIGHUP does nothing: a terminal that closes
+    sends it more than once. A SIGHUP that is ignored, as under `nohup`, stays ignored.
     """
     received: list[int] = []
     handlers: dict[int, Any] = {}
 
-    def restore_handlers():
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
     def receive(number, frame):
         received.append(number)
-        restore_handlers()
+        for other, handler in handlers.items():
+            signal.signal(other, signal.SIG_IGN if other == signal.SIGHUP else handler)
 
     if threading.current_thread() is threading.main_thread():  # Python sets handlers only there
-        for number in (signal.SIGINT, signal.SIGTERM):
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
             handlers[number] = signal.signal(number, receive)
     try:
         yield received
     finally:
-        restore_handlers()
+        for changed, handler in handlers.items():
+            signal.signal(changed, handler)

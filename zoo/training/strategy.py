@@ -51,6 +51,8 @@ def make_strategy(kind: str = "auto", replicas: int = 0) -> "tf.distribute.Strat
         return None
     import tensorflow as tf
 
+    if replicas < 0:
+        raise StrategyError(f"--replicas is a number of devices, 0 or more; received {replicas}.")
     gpus = tf.config.list_physical_devices("GPU")  # listing logical ones would start the runtime
     if kind == "auto":
         kind = "mirrored" if replicas or len(gpus) > 1 else "none"
@@ -70,6 +72,11 @@ def _mirrored(tf, gpus, replicas):
         if replicas > len(gpus):
             raise StrategyError(f"--replicas is {replicas}; this machine has {len(gpus)} GPUs.")
         return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(replicas or len(gpus))])
+    most = max(8, 2 * (os.cpu_count() or 1))
+    if replicas > most:
+        raise StrategyError(
+            f"--replicas is {replicas}; the CPU of this machine is divided into {most} at most."
+        )
     (cpu,) = tf.config.list_physical_devices("CPU")
     try:
         parts = [tf.config.LogicalDeviceConfiguration()] * replicas

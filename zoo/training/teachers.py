@@ -54,11 +54,14 @@ def _load(path):
 
 def _load_export(version):
     """Return the Keras model in an export, or a model around its `serving_default`."""
-    if (version / exports.MODEL).is_file():
-        try:
+    try:
+        if (version / exports.MODEL).is_file():
             return pretrained.load(version).trunk
-        except ValueError as error:
-            raise TeacherError(f"The teacher cannot be used: {error}") from error
+        from zoo import programs  # imports TensorFlow
+
+        programs.checked(version)
+    except ValueError as error:
+        raise TeacherError(f"The teacher cannot be used: {error}") from error
     import tensorflow as tf
 
     signature = tf.saved_model.load(str(version)).signatures["serving_default"]
