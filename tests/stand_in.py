@@ -34,7 +34,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from zoo.serving import _c_api, server_runtime
+from zoo import programs
+from zoo.serving import _c_api
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 START, AVAILABLE, END = 10, 30, 50  # ModelVersionStatus.State
@@ -58,7 +59,7 @@ class Servable:
 
     def __init__(self, library, name, path):
         self.name, self.version = name, int(path.name)
-        self.signatures = dict(server_runtime.read_graph(path).signature_def)
+        self.signatures = dict(programs.parse(path).signature_def)
         self.session = _c_api.Session(library, path)
         warm_up = path / "assets.extra/tf_serving_warmup_requests"
         records = tf.data.TFRecordDataset(str(warm_up)) if warm_up.exists() else ()

@@ -10,7 +10,7 @@ from nets_and_images import COLOUR, LABELS, network, pixels
 import zoo.commands.main
 from zoo import exports as layout
 from zoo import files
-from zoo.serving import card, exporting
+from zoo.serving import card, exporting, signatures
 
 RECIPE = {"recipe": "animals_nin", "fields": {"data": "cifar10", "epochs": 3}}
 VERSIONS = {
@@ -57,7 +57,7 @@ def test_the_page_says_what_the_run_recorded(export, run):
         *("`cifar10`, 32 training images", "states no licence", "seed 4", "it was slow"),
         *("`zoo train animals_nin --seed 4`", "abc123, with uncommitted changes", digest),
         *("runs/big/default", "| conv | 50.00 % |", "(batch, 12, 12, 3) float32", "RGB", "bée"),
-        *("16 MiB", "16,777,216 pixels", "agree with Keras to 1e-05"),
+        *("16 MiB", "16,777,216 pixels", "agree with Keras to 1e-05", "up to 256 images"),
     ):
         assert said in page, said
     # Of one error in 8, Wilson's interval.
@@ -71,6 +71,7 @@ def test_the_card_for_programs_has_the_same(export):
     assert told["results"]["accuracy"] == 0.875
     assert told["training"]["commit"] == "abc123"
     assert told["input"]["shape"] == list(COLOUR)
+    assert told["input"]["max_batch"] == 256
     assert told["parameters"] == network().count_params()
     assert set(told["speed"]["milliseconds"]) == {"1", "32"}
     assert min(told["speed"]["milliseconds"].values()) > 0
@@ -187,3 +188,32 @@ def test_what_cannot_be_exported_is_one_line_and_exit_code_2(
     assert said.count("\n") == 1
     assert message in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"), [(8, 256), (32, 256), (33, 128), (64, 64), (96, 32), (224, 32), (999, 32)]
+)
+def test_a_request_has_fewer_images_the_larger_they_are(side, expected):
+    assert signatures.checked_max_batch(None, (side, side, 3)) == expected
+
+
+@pytest.mark.parametrize("max_batch", [0, 31, 2**31, 64.0, "64"])
+def test_a_request_that_is_smaller_than_a_servers_batch_is_refused(max_batch, tmp_path):
+    with pytest.raises(layout.ExportError, match="expected an integer from 32"):
+        exporting.export_savedmodel(network(), LABELS, tmp_path / "a", max_batch=max_batch)
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_examples_than_a_request_may_have_are_refused(tmp_path):
+    with pytest.raises(layout.ExportError, match="a request may have 32, with one photograph"):
+        exporting.export_savedmodel(
+            network(), LABELS, tmp_path / "a", images=pixels(count=32), max_batch=32
+        )
+
+
+def test_an_older_card_claims_no_size_of_a_request(export):
+    facts = json.loads((export / "card.json").read_text("utf-8"))
+    del facts["input"]["max_batch"]
+    page = card.page(export / "1", facts)
+    assert "A file may have up to 16 MiB and 16,777,216 pixels." in page
+    assert "A request may have" not in page

@@ -6,18 +6,20 @@ The net of these tests hands its pixels on: the logarithm of a probability is a 
 import json
 import pathlib
 import re
+import time
+import zlib
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from odd_files import encode, exif, insert, odd_files, scene, segment, with_exif
+from odd_files import chunk, encode, exif, insert, odd_files, png_of, scene, segment, with_exif
 from PIL import Image
 from stand_in import StandIn
 
 from zoo import tables
-from zoo.commands import predicting, runs
+from zoo.commands import predicting, sending
 from zoo.data import DataError, read_image
 from zoo.serving import client, decoding, exporting, hostile_inputs
 from zoo.serving.served_model import ServedModel
@@ -106,8 +108,8 @@ def test_training_predict_export_client_and_server_agree(places, files, shape, m
         ways = {
             "predict RUN": lambda: predicting.show_predictions(run, paths, classes),
             "predict EXPORT": lambda: predicting.show_predictions(export, paths, classes),
-            "predict --server": lambda: runs._ask_server(
-                stand_in.url("window"), paths, classes, None, 60, 0, None
+            "predict --server": lambda: sending.ask_server(
+                stand_in.url("window"), paths, classes, timeout=60, retries=0
             ),
             "server": lambda: client.show_predictions(server, paths, classes),
         }
@@ -132,7 +134,7 @@ def verdict(pixels):
 
 
 def decode(file, shape):
-    return decoding.decode(tf.constant(file), shape).numpy()
+    return decoding.decode(tf.constant([file]), shape).numpy()[0]
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -199,7 +201,7 @@ def test_hostile_exif_data_are_ignored_and_never_an_error(tmp_path):
     random, as_pillow = np.random.default_rng(0), 0
     jpeg = encode(scene(4, 6), "JPEG")
     turns = [decode(with_exif(jpeg, exif(turn)), (4, 6, 3)) for turn in range(1, 9)]
-    run = tf.function(lambda file: decoding.decode(file, (4, 6, 3)), input_signature=[STRING])
+    run = tf.function(lambda file: decoding.decode(file, (4, 6, 3))[0], input_signature=[STRINGS])
     for number in range(150):
         before = [(0x010F, 2, 4, b"abc\0")] * int(random.integers(0, 3))
         data = bytearray(exif(int(random.integers(1, 9)), "<>"[number % 2], before=before))
@@ -209,20 +211,20 @@ def test_hostile_exif_data_are_ignored_and_never_an_error(tmp_path):
             data = data[: random.integers(0, len(data))]
         file = tmp_path / "file.jpg"
         file.write_bytes(with_exif(jpeg, bytes(data)))
-        found = run(tf.constant(file.read_bytes())).numpy()
+        found = run(tf.constant([file.read_bytes()])).numpy()
         assert any(np.array_equal(found, turn) for turn in turns), data
         as_pillow += np.abs(found - trained_on(file, (4, 6, 3))).max() < 1.01
     assert as_pillow > 140
 
 
-STRING = tf.TensorSpec([], tf.string)
+STRINGS = tf.TensorSpec([None], tf.string)
 
 
 def test_the_search_for_exif_data_ends():
     """A file may have four million segments; only the first ones are looked at."""
     jpeg, turned = encode(scene(8, 8), "JPEG"), segment(0xE1, b"Exif\0\0" + exif(3))
     upright = decode(jpeg, (8, 8, 3))
-    for count, same in ((100, False), (decoding.MAX_SEGMENTS + 1, True)):
+    for count, same in ((decoding.MAX_SEGMENTS - 2, False), (decoding.MAX_SEGMENTS + 1, True)):
         found = decode(insert(jpeg, segment(0xFE, b"") * count + turned), (8, 8, 3))
         assert (np.abs(found - upright).max() == 0) == same
     for length in (b"\xff\xff", b"\0\0", b"\0\x09"):
@@ -258,3 +260,80 @@ def test_the_examples_hold_a_photograph_on_its_side(places, shape):
     np.testing.assert_allclose(pixels_of(answer["probabilities"][0], shape), expected, atol=0.01)
     rows = json.loads((examples / "predict_bytes.expected.json").read_text("utf-8"))["predictions"]
     np.testing.assert_allclose(pixels_of(rows[-1]["probabilities"], shape), expected, atol=0.01)
+
+
+@pytest.fixture(scope="module")
+def reader():
+    """The graph that decodes to (8, 8, 3), traced and run once."""
+    run = tf.function(lambda files: decoding.decode(files, (8, 8, 3)), input_signature=[STRINGS])
+    run(tf.constant([encode(scene(8, 8), form) for form in ("PNG", "JPEG")]))
+    return run
+
+
+COSTLY = hostile_inputs.costly_requests()
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_no_file_takes_long_for_its_size(reader, name):
+    """Those that are allowed have a quarter of what a request may cost."""
+    files, is_allowed = COSTLY[name]
+    begun, refusal = time.process_time(), ""
+    try:
+        reader(tf.constant(files))
+    except tf.errors.InvalidArgumentError as error:
+        refusal = error.message
+    assert time.process_time() - begun < 1
+    limits = ("an image of more compressed data", "images of more than")
+    assert any(limit in refusal for limit in limits) != is_allowed, refusal
+
+
+def test_what_a_request_may_cost_is_for_all_its_files(reader):
+    """Each is read alone, and so are two; the third is one too many."""
+    large = encode(Image.new("L", (2600, 2600)), "PNG")
+    reader(tf.constant([large] * 2))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="16777216 pixels together"):
+        reader(tf.constant([large] * 3))
+
+
+def test_a_photograph_of_a_phone_is_read(reader):
+    """12 megapixels, progressive, with an embedded preview."""
+    photograph = encode(Image.new("RGB", (4032, 3024), "teal"), "JPEG", progressive=True)
+    preview = segment(0xE2, encode(scene(200, 300), "JPEG"))
+    (pixels,) = reader(tf.constant([insert(photograph, preview)])).numpy()
+    assert np.abs(pixels - (0, 128, 128)).max() < 4  # what the JPEG loses
+
+
+def test_a_png_with_more_data_than_pixels_is_refused_at_any_size(reader):
+    """256 KiB of noise are compressed data that are checked, and 128 KiB of zeros are nothing."""
+    noise = np.random.default_rng(0).integers(0, 256, (256, 341, 3), "uint8")
+    rows = b"".join(b"\0" + row.tobytes() for row in noise)
+    whole = png_of(noise, 2)
+    start = whole[: whole.index(b"IDAT") - 4]
+    (expected,) = reader(tf.constant([whole])).numpy()
+    for surplus, is_read in ((0, True), (decoding.SURPLUS // 2, True), (2**20, False)):
+        data = chunk(b"IDAT", zlib.compress(rows + bytes(surplus)))
+        files = tf.constant([start + data + chunk(b"IEND", b"")])
+        if is_read:
+            np.testing.assert_array_equal(reader(files).numpy()[0], expected)
+            continue
+        with pytest.raises(tf.errors.InvalidArgumentError, match="more compressed data than"):
+            reader(files)
+
+
+def test_chunks_that_do_not_show_are_dropped(reader):
+    image = scene(8, 8)
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**20)))
+    files = [png_of(image, 2), png_of(image, 2, *[text] * 20)]
+    plain, with_texts = reader(tf.constant(files)).numpy()
+    np.testing.assert_array_equal(plain, with_texts)
+
+
+def test_a_large_damaged_png_is_refused_in_words(places):
+    """Its compressed data are read before libpng sees that they are damaged."""
+    _, export = places
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), "uint8")
+    damaged = bytearray(png_of(noise, 2))
+    damaged[100] ^= 255  # the kind of a block
+    damaged[50_000:50_100] = bytes(100)
+    with pytest.raises(ValueError, match="predict_bytes refuses its input"):
+        ServedModel(export).predict_bytes([bytes(damaged)])

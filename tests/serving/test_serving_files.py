@@ -18,7 +18,7 @@ from nets_and_images import LABELS, network
 from stand_in import StandIn
 from tensorflow_serving.config import model_server_config_pb2
 
-from zoo.serving import exporting
+from zoo.serving import exporting, signatures
 
 FOLDER = Path(__file__).parents[2] / "serving"
 COMPOSE = (FOLDER / "docker-compose.yml").read_text("utf-8")
@@ -91,6 +91,8 @@ def test_the_batch_sizes_rise_to_the_largest(messages):
     assert sizes == sorted(set(sizes))
     assert sizes[-1] == batching.max_batch_size.value
     assert batching.num_batch_threads.value > 0
+    # A batch of several requests that an export refuses would fail all of them.
+    assert batching.max_batch_size.value == signatures.LEAST_MAX_BATCH
 
 
 def test_a_number_without_its_message_is_refused(messages):
@@ -127,10 +129,31 @@ def test_the_compose_file_mounts_and_names_what_is_there():
     assert not [flag for flag in service()["command"] if "xla" in flag or "method_name" in flag]
 
 
-def test_the_health_check_is_of_a_model_that_is_loaded(tmp_path):
+def test_the_container_may_do_little():
+    settings = service()
+    user, group = settings["user"].split(":")
+    assert int(user) > 0
+    assert int(group) > 0
+    assert settings["read_only"] is True
+    (temporary,) = settings["tmpfs"]
+    assert "noexec" in temporary
+    assert "size=" in temporary
+    assert settings["cap_drop"] == ["ALL"]
+    assert settings["security_opt"] == ["no-new-privileges:true"]
+    assert settings["mem_limit"] == settings["memswap_limit"] == "2g"
+    assert float(settings["cpus"]) > 0
+    assert settings["pids_limit"] > 0
+    assert all(volume.endswith(":ro") for volume in settings["volumes"])
+    assert not {"privileged", "network_mode", "pid", "ipc", "cap_add", "devices"} & set(settings)
+    assert re.search(r"image: \$\{TFS_IMAGE:-tensorflow/serving:[\d.]+\}", COMPOSE)
+
+
+def test_the_health_check_asks_a_model_that_is_loaded(tmp_path):
     *_, line = service()["healthcheck"]["test"]
     (name,) = [model.name for model in models()]
-    assert f"/v1/models/{name} " in line
+    assert f"/v1/models/{name}:predict " in line
+    length, body = re.search(r"Content-Length: (\d+)\\r.*? '([^']*)'", line).groups()
+    assert int(length) == len(body)
     base = tmp_path / name
     version = exporting.export_savedmodel(network(), LABELS, base)
     (base / "1").rename(tmp_path / "aside")

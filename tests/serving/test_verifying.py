@@ -53,9 +53,10 @@ def test_a_good_export_passes_every_check(version, supervised):
         *("checksums", "graph", "loads", "card"),
         *("Keras, classify", "Keras, exits", "Keras, predict", "Keras, predict_bytes"),
         *("Keras, the model", "warm-up", "batches", "PNG and JPEG"),
-        *("wrong shapes, ranks, types", "56 malformed images", "after all that", "beside it"),
+        *("wrong shapes, ranks, types", "56 malformed images", "after all that"),
+        *("largest batches", "costly files", "beside it"),
     ]
-    for check in checks[-4:-2]:
+    for check in checks[-6:-4]:
         assert "0 aborts, 0 hangs, 0 answered, 0 unclear" in check.found
 
 
@@ -222,6 +223,32 @@ def test_every_other_guard_that_is_missing_is_found(monkeypatch, tmp_path):
     assert "6 requests: 0 aborts, 0 hangs, 6 answered" in checks["3 malformed images"].found
 
 
+def test_a_missing_bound_of_the_batch_or_of_the_cost_is_found(monkeypatch, tmp_path):
+    version = unguarded(
+        monkeypatch,
+        tmp_path,
+        _few=lambda batch, _: batch,
+        decoding___paid=lambda encoded, left, *_: (encoded, left),
+    )
+    name = "JPEG, eight of 480 scans"
+    requests = {name: hostile_inputs.costly_requests()[name]}
+    monkeypatch.setattr(hostile_inputs, "costly_requests", lambda: requests)
+    with ServerRuntime(version) as server:
+        batches, costs = verifying._bounds(server, version)
+    assert not batches.passed
+    assert "257 images to classify" in batches.found
+    assert not costs.passed
+    assert name in costs.found
+
+
+def test_the_card_of_an_older_zoo_claims_no_bounds(server, version, tmp_path):
+    older = copied(version, tmp_path)
+    facts = json.loads((older / layout.CARD).read_text("utf-8"))
+    del facts["input"]["max_batch"]
+    (older / layout.CARD).write_text(json.dumps(facts), "utf-8")
+    assert verifying._bounds(server, older) == []
+
+
 def test_a_request_without_an_answer_is_a_hang_and_the_next_one_is_answered(version):
     images = {"images": pixels().astype("float32")}
     with ServerRuntime(version) as server:
@@ -272,7 +299,7 @@ def test_the_card_beside_the_versions_describes_the_newest(version, tmp_path):
     base = shutil.copytree(version.parent, tmp_path / "animals")
     newer = exporting.export_savedmodel(network(seed=9), LABELS, base)
     assert newer.name == "2"
-    found = "the card describes version 2"
+    found = "the card describes version 2"  # and its checksums agree
     assert verifying.beside(newer) == verifying.Check("beside it", True, found)
     assert "not checked" in verifying.beside(base / "1").found
     shutil.copy(version.parent / "card.json", base)

@@ -8,16 +8,17 @@ import importlib.metadata
 import json
 import os
 import statistics
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import keras
 import tensorflow as tf
 
 from zoo import exports, files, measures, provenance
 from zoo.errors import ZooError
+from zoo.markup import template
 from zoo.models import pretrained
 from zoo.runs import Run
 from zoo.serving import decoding
@@ -108,6 +109,7 @@ def facts(
     top_k: int,
     exits: Sequence[str],
     tolerance: float,
+    max_batch: int,
 ) -> dict[str, Any]:
     """Return the facts that are the same in every export of a model, for JSON.
 
@@ -119,6 +121,7 @@ def facts(
         top_k: how many classes an answer names.
         exits: the depths that the signature `exits` answers for.
         tolerance: largest difference of a probability from Keras.
+        max_batch: how many images a request may have.
     """
     record = record or {}
     recipe, results = record.get("recipe"), record.get("results")
@@ -134,6 +137,7 @@ def facts(
             "max_pixels": decoding.MAX_PIXELS,
             "resize": "bilinear, antialiased, to the shape; the aspect ratio is not kept",
             # `zoo verify` checks what is said here; cards of an older zoo say nothing of it.
+            "max_batch": max_batch,  # from here on, max_pixels is that of a request
             "orientation": "turned upright, as the EXIF data say",
             "transparency": "laid on white",
             "grey": "(19595 R + 38470 G + 7471 B) / 65536",
@@ -213,6 +217,7 @@ def _training(recipe, versions, results):
         "backend": versions.get("backend"),
         "precision": versions.get("precision"),
         "warnings": results["warnings"],
+        "data": results.get("data"),  # the identities of the images, to compare
     }
 
 
@@ -254,20 +259,21 @@ def of_version(
 
 def as_json(facts: Mapping[str, Any]) -> str:
     """Return the text of card.json."""
-    return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    # Bytes of a path that are no UTF-8 become JSON's escapes.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def page(version: Path, facts: dict[str, Any]) -> str:
     """Return the text of README.md for the card of a version, as `of_version` makes it."""
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["flatten"] = keras.tree.flatten  # a teacher, or a list of them
-    environment.filters["percent"] = percent
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    flatten = keras.tree.flatten  # a teacher, or a list of them
+    card = template(_TEMPLATE, {"flatten": flatten, "percent": percent})
+    model = urllib.parse.quote(os.fsencode(facts["name"]), safe="")
     pictures = sorted(path.name for path in (version / exports.EXAMPLES).glob("*.png"))
     examples = f"{version.name}/{exports.EXAMPLES}"
-    return template.render(facts, examples=examples, picture=pictures[0])
+    return card.render(
+        facts,
+        examples=examples,
+        picture=f"{examples}/{pictures[0]}",
+        url=f"http://localhost:8501/v1/models/{model}",
+    )

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from zoo import exports, files
+from zoo import exports, files, programs
 from zoo.exports import ExportError
 from zoo.serving import example_requests
 from zoo.serving.server_runtime import feeds_of
@@ -49,10 +49,12 @@ def convert(version: Path, form: str) -> tuple[Path, float]:
         The path, and the largest difference of a probability.
 
     Raises:
-        ExportError: if a package is missing, or if a probability differs by more than 1e-5 and by
+        ExportError: if a package is missing, if a file was changed or the graph does more than
+            calculate, or if a probability differs by more than 1e-5 and by
             more than the card allows.
     """
     check_installed([form])
+    programs.checked(version)
     path = version.parent / "exports" / f"{version.name}.{SUFFIX[form]}"
     path.parent.mkdir(exist_ok=True)
     make, ask = {"onnx": (make_onnx, ask_onnx), "litert": (make_litert, ask_litert)}[form]

@@ -1,6 +1,7 @@
 """Image files to pixels, in the graph of a server. They are the pixels that `zoo.data` trains on.
 
-A server must not end, so every check comes before the first operation that could abort.
+A server must not end, and must not be kept busy. So every check comes before the first operation
+that could abort, and what a request may cost is counted over all its files before one is decoded.
 """
 
 from collections.abc import Sequence
@@ -9,34 +10,78 @@ import numpy as np
 import tensorflow as tf
 
 MAX_BYTES = 16 * 2**20
+# Of all images of a request. Files that take longer for a pixel count their pixels more than once.
 MAX_PIXELS = 4096 * 4096
+# libjpeg decodes whole blocks of up to 32 pixels, and small images have other costs.
+LEAST_SIDE = 32
 MAX_SCANS = 500
-MAX_SEGMENTS = 500
+SCANS_AT_ONCE = 16
+# Of all PNG files of a request. One costs 15 us.
+MAX_CHUNKS = 4096
+MAX_SEGMENTS = 32
 MAX_EXIF = 2**16
 PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 JPEG_START = b"\xff\xd8\xff"
+# Chunks that decide how a PNG looks. Others are dropped unread: libpng would inflate their texts.
+KEPT_CHUNKS = "[A-Z].{3}|tRNS|eXIf"
+# Compressed bytes whose content fits into memory, whatever it is: deflate makes 1032 of one.
+PIECE = 2**17
+# PNG files of a request that have fewer compressed bytes together are decoded without a check.
+UNCHECKED = 2**16
+# More content than the pixels need, in bytes, is no offence up to here.
+SURPLUS = 2**16
 # The factors of Pillow, times 2^16.
 GREY = (19595, 38470, 7471)
 _ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"
 _EXIF = b"Exif\0\0"
 _ORIENTATION = 0x0112
 _BLOCK = 2**18
+# The channels of a PNG by its colour type: grey, -, RGB, palette, grey and alpha, -, RGBA.
+_CHANNELS = (1, 4, 3, 1, 2, 4, 4)
 
 
 def decode(encoded: tf.Tensor, image_shape: Sequence[int]) -> tf.Tensor:
-    """Decode and resize a PNG or JPEG file -> (height, width, channels) float32, turned upright.
+    """Decode and resize PNG or JPEG files -> (batch, height, width, channels) float32, upright.
 
-    A megabyte can declare a gigabyte of pixels, so the size is read from the header first. A scan
-    of a progressive JPEG takes ten bytes and makes libjpeg walk over all pixels once more, so
-    scans are counted.
+    `encoded` is (batch,). Files that would cost more than a request may are refused before one is
+    decoded.
     """
-    height, width, channels = image_shape
+    image = tf.TensorSpec(image_shape, tf.float32)
+    files = _admitted(encoded, image_shape)
+    # Each pixel may take 3 bytes while it is decoded, and 8 if it is transparent.
+    return tf.map_fn(
+        lambda file: _decoded(file, image_shape),
+        files,
+        parallel_iterations=4,
+        fn_output_signature=image,
+    )
+
+
+def _admitted(encoded, image_shape):
+    """Return the files to decode; refuse those that are none, and a request that costs too much."""
+    count = tf.shape(encoded)[0]
+    # What the files before have left of the request's pixels, chunks and unchecked bytes.
+    left = tf.constant([MAX_PIXELS, MAX_CHUNKS, UNCHECKED], tf.int64)
+    files = tf.TensorArray(tf.string, count, element_shape=())
+
+    def step(index, left, files):
+        file, left = _charged(encoded[index], left, image_shape)
+        return index + 1, left, files.write(index, file)
+
+    *_, files = tf.while_loop(
+        lambda index, *_: index < count, step, (0, left, files), parallel_iterations=1
+    )
+    return files.stack()
+
+
+def _charged(encoded, left, image_shape):
+    """Return (the file to decode, what it leaves of the request's pixels, chunks and bytes).
+
+    A megabyte can declare a gigabyte of pixels, so the size is read from the header first.
+    """
     small = tf.strings.length(encoded) <= MAX_BYTES
     encoded = refuse_unless(small, f"an image of more than {MAX_BYTES} bytes", encoded)
-    length = len(PNG_START) + 10
-    header = tf.strings.substr(encoded, 0, length) + bytes(length)  # a part outside is an error
-    is_png = tf.strings.substr(header, 0, len(PNG_START)) == PNG_START
-    is_png &= tf.strings.length(encoded) >= length
+    header, is_png = _header(encoded)
     is_jpeg = tf.strings.substr(encoded, 0, len(JPEG_START)) == JPEG_START
     encoded = refuse_unless(is_png | is_jpeg, "not a PNG or JPEG image", encoded)
 
@@ -45,23 +90,134 @@ def decode(encoded: tf.Tensor, image_shape: Sequence[int]) -> tf.Tensor:
         return tf.pad(tf.io.decode_raw(size, tf.int32, little_endian=False), [[0, 1]])
 
     shape = tf.cond(is_png, png_size, lambda: tf.image.extract_jpeg_shape(encoded))
-    pixels = tf.reduce_prod(tf.cast(shape[:2], tf.int64))
-    small = tf.reduce_all(shape[:2] > 0) & (pixels <= MAX_PIXELS)
+    shape = tf.cast(shape, tf.int64)
+    small = tf.reduce_all(shape[:2] > 0) & (tf.reduce_prod(shape[:2]) <= MAX_PIXELS)
     encoded = refuse_unless(small, f"an image of 0 or more than {MAX_PIXELS} pixels", encoded)
+    # Pixels are counted as they are while the image is resized in one direction.
+    area = tf.reduce_prod(tf.maximum(shape[:2], np.maximum(image_shape[:2], LEAST_SIDE)))
+    return tf.cond(
+        is_png,
+        lambda: _charged_png(encoded, header, shape, area, left),
+        lambda: _charged_jpeg(encoded, shape, area, left),
+    )
+
+
+def _charged_jpeg(encoded, shape, area, left):
+    """Charge a JPEG file; see `_charged`.
+
+    A scan takes ten bytes and makes libjpeg walk over all pixels once more, so scans are counted.
+    """
     # Every scan begins with these two bytes, which no scan has within. Other data of a file have
     # them by chance once in 64 KiB, which is 256 times at most.
-    rare = _pieces(encoded, tf.where(is_png, b"tRNS", b"\xff\xda"), MAX_SCANS + 1)
-    few = is_png | (tf.size(rare) - 1 <= MAX_SCANS)
-    encoded = refuse_unless(few, f"an image of more than {MAX_SCANS} scans", encoded)
+    scans = tf.size(_pieces(encoded, b"\xff\xda", MAX_SCANS + 1), tf.int64) - 1
+    encoded = refuse_unless(scans <= MAX_SCANS, f"an image of more than {MAX_SCANS} scans", encoded)
+    cost = area * tf.maximum(scans, SCANS_AT_ONCE) // SCANS_AT_ONCE
+    return _paid(encoded, left, cost * tf.maximum(shape[2], 3) // 3, 0, 0)
+
+
+def _charged_png(encoded, header, shape, area, left):
+    """Charge a PNG file; see `_charged`. Return it without the chunks that do not show.
+
+    libpng inflates all compressed data, also what is more than the pixels need. So these data are
+    inflated here, of a growing part of the file, until they are known to be no more.
+    """
+    depth, colour = tf.unstack(tf.cast(tf.io.decode_raw(header, tf.uint8)[24:26], tf.int64), 2)
+    channels = tf.constant(_CHANNELS, tf.int64)[tf.minimum(colour, len(_CHANNELS) - 1)]
+    row = (shape[1] * depth * channels + 7) // 8
+    # A row begins with a byte. An interlaced image has nearly twice as many rows.
+    content = shape[0] * (row + 4) + SURPLUS
+    encoded, compressed, chunks = _chunks(encoded, left[1])
+    few = left[1] >= chunks
+    encoded = refuse_unless(few, f"images of more than {MAX_CHUNKS} chunks together", encoded)
+    size = tf.cast(tf.strings.length(compressed), tf.int64)
+    unchecked = size <= left[2]
+    pieces = tf.where(unchecked, tf.constant(0, tf.int64), (size + PIECE - 1) // PIECE)
+    cost = tf.maximum(area, shape[0] * row // 4) * (4 + pieces) // 4
+    _, has_alpha = _transparency(encoded, header, True)
+    cost *= tf.where(has_alpha, tf.constant(2, tf.int64), 1)
+    # Tables of codes are built from a few bytes, and take as long as three pixels for each.
+    cost += tf.where(unchecked, tf.constant(0, tf.int64), size * (pieces + 1))
+    encoded, left = _paid(encoded, left, cost, chunks, tf.where(unchecked, size, 0))
+
+    def inflate(piece, _):
+        part = tf.strings.substr(compressed, 0, tf.cast(piece, tf.int32) * PIECE)
+        inflated = tf.strings.length(tf.io.decode_compressed(part, "ZLIB"))
+        return piece + 1, tf.cast(inflated, tf.int64) <= content
+
+    with tf.control_dependencies([encoded]):
+        _, good = tf.while_loop(
+            lambda piece, good: good & (piece <= pieces),
+            inflate,
+            (tf.constant(1, tf.int64), True),
+            parallel_iterations=1,
+        )
+    message = "an image of more compressed data than its pixels need; save it again"
+    return refuse_unless(good, message, encoded), left
+
+
+def _paid(encoded, left, pixels, chunks, compressed):
+    left -= tf.stack([pixels, tf.cast(chunks, tf.int64), tf.cast(compressed, tf.int64)])
+    message = (
+        f"images of more than {MAX_PIXELS} pixels together, some of them counted more than once; "
+        "send fewer images, smaller ones, or JPEG files that are not progressive"
+    )
+    return refuse_unless(left[0] >= 0, message, encoded), left
+
+
+def _chunks(encoded, most):
+    """Return (the PNG of the chunks that show, its compressed data, how many chunks it had)."""
+    length = tf.strings.length(encoded)
+    kept, data = (tf.TensorArray(tf.string, 0, True, element_shape=()) for _ in range(2))
+
+    def step(at, count, kept, data):
+        head = tf.strings.substr(encoded, at, 8) + bytes(8)
+        size = _big_endian(tf.strings.substr(head, 0, 4), tf.int32)
+        size = tf.where((size < 0) | (size > length - at), length - at, size)
+        name = tf.strings.substr(head, 4, 4)
+        shows = tf.strings.regex_full_match(name, KEPT_CHUNKS)
+        chunk = tf.strings.substr(encoded, at, tf.where(shows, size + 12, 0))
+        content = tf.strings.substr(chunk, tf.minimum(8, tf.strings.length(chunk)), size)
+        content = tf.where(name == b"IDAT", content, b"")
+        at = tf.where(name == b"IEND", length, tf.minimum(at + size + 12, length))
+        return at, count + 1, kept.write(count, chunk), data.write(count, content)
+
+    _, count, kept, data = tf.while_loop(
+        lambda at, count, *_: (at < length) & (count <= tf.cast(most, tf.int32)),
+        step,
+        (8, 0, kept, data),
+        parallel_iterations=1,
+    )
+    joined = [tf.strings.reduce_join(texts.stack()) for texts in (kept, data)]
+    return PNG_START[:8] + joined[0], joined[1], tf.cast(count, tf.int64)
+
+
+def _transparency(encoded, header, is_png):
+    """Return (whether a PNG file has a transparent colour, whether it has transparent pixels)."""
+    has_key = is_png & (tf.size(_pieces(encoded, b"tRNS", 1)) > 1)
+    colour = tf.strings.substr(header, len(PNG_START) + 9, 1)
+    return has_key, has_key | (is_png & ((colour == b"\4") | (colour == b"\6")))
+
+
+def _header(encoded):
+    """Return (the first bytes of a PNG file, as many of them as are read; whether it is one)."""
+    length = len(PNG_START) + 10
+    header = tf.strings.substr(encoded, 0, length) + bytes(length)  # a part outside is an error
+    is_png = tf.strings.substr(header, 0, len(PNG_START)) == PNG_START
+    return header, is_png & (tf.strings.length(encoded) >= length)
+
+
+def _decoded(encoded, image_shape):
+    """Decode and resize one file that was admitted -> (height, width, channels) float32."""
+    height, width, channels = image_shape
+    header, is_png = _header(encoded)
+    is_cmyk = tf.cond(is_png, lambda: False, lambda: tf.image.extract_jpeg_shape(encoded)[2] == 4)
+    has_key, has_alpha = _transparency(encoded, header, is_png)
     depth_and_colour = tf.strings.substr(header, len(PNG_START) + 8, 2)
-    has_key = is_png & (tf.size(rare) > 1)
     readable = ~(has_key & (depth_and_colour == b"\x10\x02"))
     message = "an image of 16 bits with a transparent colour; save it with 8 bits"
     encoded = refuse_unless(readable, message, encoded)
-    colour = tf.strings.substr(depth_and_colour, 1, 1)
-    has_alpha = has_key | (is_png & ((colour == b"\4") | (colour == b"\6")))
 
-    pixels = _pixels(_with_marker(encoded, shape[2] == 4), has_alpha, channels)
+    pixels = _pixels(_with_marker(encoded, is_cmyk), has_alpha, channels)
     orientation = _orientation(encoded, is_png)
     # Turning a small image is cheap, and it does not matter which comes first.
     size = tf.where(orientation > 4, (width, height), (height, width))
@@ -69,7 +225,7 @@ def decode(encoded: tf.Tensor, image_shape: Sequence[int]) -> tf.Tensor:
     return tf.cond(orientation > 1, lambda: _turned(pixels, orientation), lambda: pixels)
 
 
-def refuse_unless(condition: tf.Tensor, message: str, value: tf.Tensor) -> tf.Tensor:
+def refuse_unless(condition: tf.Tensor, message: str | tf.Tensor, value: tf.Tensor) -> tf.Tensor:
     """Return `value`, once the condition is known to hold."""
     with tf.control_dependencies([tf.debugging.Assert(condition, [message])]):
         return tf.identity(value)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import exports
+from zoo.exports import ExportError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,11 +119,14 @@ def find(folder: Path) -> Path:
 
     Raises:
         FileNotFoundError: if there are no examples.
+        ExportError: if a file of the export was changed, removed or added.
     """
     if any(folder.glob(f"*{_EXPECTED}")):
         return folder
     try:
-        examples = exports.find_version(folder) / exports.EXAMPLES
+        version = exports.find_version(folder)
+        exports.verify_checksums(version)
+        examples = version / exports.EXAMPLES
     except FileNotFoundError:
         examples = folder
     if not any(examples.glob(f"*{_EXPECTED}")):
@@ -138,13 +142,47 @@ def read(folder: Path) -> list[Example]:
 
     Raises:
         FileNotFoundError: if there are no examples.
+        ExportError: if an example is damaged.
     """
     examples = []
     for file in sorted(find(folder).glob(f"*{_EXPECTED}")):
         name = file.name.removesuffix(_EXPECTED)
-        request = json.loads(file.with_name(f"{name}.json").read_text(encoding="utf-8"))
-        examples.append(Example(name, request, json.loads(file.read_text(encoding="utf-8"))))
+        pair = file.with_name(f"{name}.json"), file
+        try:
+            request, expected = (json.loads(part.read_text(encoding="utf-8")) for part in pair)
+            if not (isinstance(request, dict) and _is_answer(expected)):
+                raise ValueError("it is no request, or no answer of Keras")
+        except (ValueError, RecursionError) as error:
+            raise ExportError(
+                f"The example {name} in {file.parent} is damaged: {error}. Export the model again."
+            ) from error
+        examples.append(Example(name, request, expected))
     return examples
+
+
+def _is_answer(body):
+    """Return whether JSON is an answer, so that `difference` can compare it with others."""
+    rows = _rows(body) if isinstance(body, dict) else None
+    return isinstance(rows, list) and bool(rows) and all(map(_is_row, rows))
+
+
+def _is_row(row):
+    if isinstance(row, list):
+        pairs = row and all(isinstance(pair, list) and len(pair) == 2 for pair in row)
+        return bool(pairs) and _is_row(_in_columns(row))
+    if not isinstance(row, dict):
+        return False
+    kinds = ((values, str if key == "classes" else (int, float)) for key, values in row.items())
+    return (
+        all(isinstance(v, list) and v and all(isinstance(i, k) for i in v) for v, k in kinds)
+        and bool(row.keys() - {"class_ids", "classes"})
+        and len(row.get("classes", ())) == len(row.get("scores", ()))
+    )
+
+
+def _in_columns(pairs):
+    """Return a row of the Classify API, [[label, score], ...], as one of Predict."""
+    return {"classes": [label for label, _ in pairs], "scores": [score for _, score in pairs]}
 
 
 def answer(probabilities: "np.ndarray", labels: Sequence[str], top_k: int) -> dict[str, Any]:
@@ -176,9 +214,8 @@ def _rows(body):
 
 
 def _row_difference(expected, row, labels):
-    if isinstance(expected, list):  # the Classify API answers [[label, score], ...]
-        expected = {"classes": [pair[0] for pair in expected], "scores": [p[1] for p in expected]}
-        row = {"classes": [pair[0] for pair in row], "scores": [pair[1] for pair in row]}
+    if isinstance(expected, list):
+        expected, row = _in_columns(expected), _in_columns(row)
     if expected.keys() != row.keys() or any(len(expected[k]) != len(row[k]) for k in expected):
         return math.inf
     differences = [

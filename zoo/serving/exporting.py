@@ -8,7 +8,6 @@ as the server will run it, and renamed. Every check of an input is an operation 
 import contextlib
 import pathlib
 import shutil
-import tempfile
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -18,18 +17,17 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import fingerprint_pb2
 
-from zoo import exports, files, models
+from zoo import exports, models
 from zoo.exports import ExportError
 from zoo.models import pretrained
 from zoo.precision import in_float32
 from zoo.saving import shipped, supervised
-from zoo.serving import card, example_requests, signatures, verifying, warmup
+from zoo.serving import card, example_requests, publishing, signatures, verifying, warmup
 from zoo.serving.server_runtime import ServerRuntime
 
 # The runtime fuses operations that Keras runs one by one, so float32 rounds otherwise. On AVX-512
 # a probability differs by up to 1.5e-6 (benchmarks/serving.py), and 1e-6 refused a right export.
 TOLERANCE = 1e-5
-_VERSION_CHOICE = "Leave version out to write the next one."
 
 
 def export_savedmodel(
@@ -45,6 +43,7 @@ def export_savedmodel(
     record: dict[str, Any] | None = None,
     keras_file: pathlib.Path | str | None = None,
     tolerance: float | None = None,
+    max_batch: int | None = None,
 ) -> pathlib.Path:
     """Write `model` as a new version under `directory`, check it, and publish it by one rename.
 
@@ -74,6 +73,8 @@ def export_savedmodel(
         keras_file: the `.keras` file of the model. It travels with the version, and
             `zoo.nin(weights=...)` reads it. Give the file with companions to keep their weights.
         tolerance: largest difference of a probability from Keras, in (0, 1). Default: 1e-5.
+        max_batch: how many images a request may have, at least 32. Default: 256, or the power of
+            two of which the images have 2^18 pixels together.
 
     Returns:
         The path of the version. Until it is complete, there is only a hidden folder `.export-*`.
@@ -91,7 +92,8 @@ def export_savedmodel(
     _check_version(base, version)
     if tolerance is not None and not 0 < tolerance < 1:
         raise ExportError(f"Received tolerance={tolerance}; expected a number between 0 and 1.")
-    images, image_names = _check_images(model, images, image_names)
+    max_batch = signatures.checked_max_batch(max_batch, model.input_shape[1:])
+    images, image_names = _check_images(model, images, image_names, max_batch)
     photograph, upright = example_requests.photograph(images[0])
     shown = np.concatenate([images, upright[np.newaxis]])
     probabilities, at_exits = _answers(model, every_exit, shown)
@@ -103,14 +105,13 @@ def export_savedmodel(
         top_k=min(top_k, len(labels)),
         exits=list(every_exit.output) if every_exit else [],
         tolerance=TOLERANCE if tolerance is None else tolerance,
+        max_batch=max_batch,
     )
 
-    base.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=base) as hidden:
-        draft = pathlib.Path(hidden, "draft")
-        module, functions = signatures.module(model, labels, top_k, every_exit)
-        tf.saved_model.save(module, draft, signatures=functions)
-        _name_by_content(draft)
+    with publishing.hidden(base) as hidden:
+        draft = hidden / "draft"
+        module, functions = signatures.module(model, labels, top_k, every_exit, max_batch=max_batch)
+        _save(module, functions, draft)
         (draft / exports.LABELS).parent.mkdir()
         text = "".join(f"{label}\n" for label in labels)
         (draft / exports.LABELS).write_text(text, encoding="utf-8")
@@ -126,10 +127,22 @@ def export_savedmodel(
         (draft / exports.CARD).write_text(card.as_json(facts), encoding="utf-8")
         exports.write_checksums(draft)
         speed = _check_answers(draft, images)
-        path = _publish(draft, base, version)
-    if int(path.name) == max(exports.versions(base)):
-        _describe(path, speed)
-    return path
+        return publishing.publish(draft, base, version, speed)
+
+
+def _save(module, functions, draft):
+    """Write the SavedModel, named by its content.
+
+    The functions are traced even where TensorFlow would run them eagerly. Then the operations that
+    save the weights would lie in the graph itself, where `zoo.programs` refuses them.
+    """
+    eagerly = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(False)
+    try:
+        tf.saved_model.save(module, draft, signatures=functions)
+    finally:
+        tf.config.run_functions_eagerly(eagerly)
+    _name_by_content(draft)
 
 
 def _name_by_content(draft):
@@ -144,26 +157,19 @@ def _name_by_content(draft):
 
 def _check_answers(draft, images):
     """Check that the draft answers as the model does; return {batch size: seconds for a batch}."""
-    checks = [verifying.graph(draft)]
-    with ServerRuntime(draft) as server:
-        if checks[0].passed:
+    checks, speed = [verifying.graph(draft)], {}
+    if checks[0].passed:
+        with ServerRuntime(draft) as server:
             checks += verifying.answers(server, draft)
-        for check in checks:
-            if not check.passed:
-                hint = ""
-                if "largest difference" in check.found:
-                    hint = " If it is rounding, give a larger tolerance."
-                raise ExportError(
-                    f"The export failed the check {check.name!r}: {check.found}.{hint}"
-                )
-        return {batch: verifying.seconds(server, images, batch) for batch in (1, 32)}
-
-
-def _describe(version, speed):
-    """Write the card of a version beside it, in `version.parent`."""
-    facts = card.of_version(version, exports.card(version), speed)
-    files.write(version.parent / "card.json", card.as_json(facts))
-    files.write(version.parent / "README.md", card.page(version, facts))
+            if all(check.passed for check in checks):
+                speed = {batch: verifying.seconds(server, images, batch) for batch in (1, 32)}
+    for check in checks:
+        if not check.passed:
+            hint = ""
+            if "largest difference" in check.found:
+                hint = " If it is rounding, give a larger tolerance."
+            raise ExportError(f"The export failed the check {check.name!r}: {check.found}.{hint}")
+    return speed
 
 
 def _parts(model, exits):
@@ -238,7 +244,7 @@ def _check_version(base, version):
     if base.name.isdecimal():
         raise ExportError(
             f"Received the directory {base}, which is a version; expected the folder of the "
-            f"versions, {base.parent}. {_VERSION_CHOICE}"
+            f"versions, {base.parent}. {publishing.VERSION_CHOICE}"
         )
     if version is None:
         return
@@ -246,11 +252,12 @@ def _check_version(base, version):
         raise ExportError(f"Received version={version!r}; expected a positive integer below 2^63.")
     if version in exports.versions(base):
         raise FileExistsError(
-            f"{base / str(version)} exists, and a server may be reading it. {_VERSION_CHOICE}"
+            f"{base / str(version)} exists, and a server may be reading it. "
+            f"{publishing.VERSION_CHOICE}"
         )
 
 
-def _check_images(model, images, names):
+def _check_images(model, images, names, max_batch):
     shape = model.input_shape[1:]
     if images is None:
         images = np.random.default_rng(0).integers(0, 256, (2, *shape), "uint8")
@@ -260,6 +267,11 @@ def _check_images(model, images, names):
         raise ExportError(
             f"Received example images {images.dtype} {images.shape}; expected uint8 "
             f"{('n', *shape)} with n >= 1."
+        )
+    if len(images) >= max_batch:  # a photograph is added
+        raise ExportError(
+            f"Received {len(images)} example images; a request may have {max_batch}, with one "
+            "photograph more. Give fewer examples, or a larger max_batch."
         )
     if not names or len(set(names)) < len(images):
         names = [f"{index:02d}" for index in range(len(images))]
@@ -308,17 +320,3 @@ def _factories(keras_file, images, probabilities):
             factory(weights=trained)
             fitting.append(factory.__name__)
     return fitting
-
-
-def _publish(draft, base, version):
-    for path in [*draft.rglob("*"), draft]:
-        files.flush(path)
-    target = base / str(version or max(exports.versions(base), default=0) + 1)
-    # A rename fails if a version appeared meanwhile, but it replaces an empty folder.
-    if target.exists():
-        raise FileExistsError(
-            f"{target} appeared during the export. It was left as it is. {_VERSION_CHOICE}"
-        )
-    draft.rename(target)
-    files.flush(base)
-    return target

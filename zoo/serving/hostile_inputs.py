@@ -2,18 +2,24 @@
 
 import base64
 import io
+import os
 import random
 import struct
 import zlib
 from collections.abc import Container
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from zoo.serving import example_requests
-from zoo.serving.decoding import JPEG_START, MAX_BYTES
+from zoo.serving import example_requests, warmup
+from zoo.serving.decoding import JPEG_START, MAX_BYTES, MAX_CHUNKS
+from zoo.serving.server_runtime import ServerRuntime
 from zoo.serving.signatures import IMAGE_FEATURE
+
+# Seconds of one core. The costliest files that are answered have a quarter of what is allowed.
+_MOST_SECONDS = 1.0
 
 
 def wrong_tensors(image_shape: tuple[int, int, int], png: bytes) -> list[tuple[str, np.ndarray]]:
@@ -124,6 +130,105 @@ def malformed_images(channels: int) -> dict[str, bytes]:
     return files
 
 
+def largest_batches(
+    server: ServerRuntime, image_shape: tuple[int, int, int], most: int
+) -> tuple[bool, str]:
+    """Send `most` images to every signature, and one more; return (passed, what was found).
+
+    The first must be answered, and the second refused.
+    """
+    blank = np.zeros(image_shape, "uint8")
+    png = _encode(Image.fromarray(blank[..., 0] if image_shape[-1] == 1 else blank), "PNG")
+    rows = {"predict_bytes": png, "classify": warmup.example(png).SerializeToString()}
+    before, wrong = server.runtime.peak, []
+    for signature in server.signatures:
+        for count in (most + 1, most):
+            if signature in rows:
+                batch = np.full((count,), rows[signature], object)
+            else:
+                batch = np.zeros((count, *image_shape), "float32")
+            answer = server(signature, {server.only_input(signature): batch})
+            refusal = f"a batch of {count} images; this model takes at most {most}"
+            right = refusal in answer if count > most else not isinstance(answer, str)
+            wrong += [] if right else [f"{count} images to {signature}: {str(answer)[:80]}"]
+    grown = (server.runtime.peak - before) / 2**20
+    return not wrong, "; ".join(wrong) or (
+        f"{most} images answered with {grown:.0f} MB more memory, {most + 1} refused"
+    )
+
+
+def costs(server: ServerRuntime) -> tuple[bool, str]:
+    """Send files that take long for their size; return (passed, what was found)."""
+    slowest, wrong = 0.0, []
+    requests = costly_requests()
+    for name, (files, is_allowed) in requests.items():
+        begun = _processor_seconds(server)
+        answer = server("predict_bytes", {"image_bytes": np.array(files, object)})
+        seconds = _processor_seconds(server) - begun
+        slowest = max(slowest, seconds)
+        refused = isinstance(answer, str) and ("an image of" in answer or "images of" in answer)
+        if refused == is_allowed or seconds > _MOST_SECONDS:
+            wrong.append(f"{name}: {seconds:.2f} s, {'refused' if refused else 'not refused'}")
+    found = f"{len(requests)} requests, {slowest:.2f} s of a core at most"
+    return not wrong, "; ".join([found, *wrong])
+
+
+def costly_requests() -> dict[str, tuple[list[bytes], bool]]:
+    """Return {name: (files, whether they are allowed)} of files that take long for their size.
+
+    A file that is allowed may be damaged, where the damage comes after the work.
+    """
+    header, rows = _png_header(8, 8), (b"\0" + bytes(24)) * 8
+    pixels = _chunk(b"IDAT", zlib.compress(rows))
+    text = _chunk(b"zTXt", b"a\0\0" + _bomb(8))
+    small, large = (Image.new("RGB", (side, side)) for side in (512, 2048))
+    tables = b"\x78\x9c" + _EMPTY_BLOCKS * 7000
+    row = b"\4" + bytes(4 * 1024)  # each pixel is predicted from three others
+    return {
+        "PNG, 200 MB more than its pixels": ([header + _chunk(b"IDAT", _bomb(200))], False),
+        "PNG, compressed texts": ([header + text * 100 + pixels + _chunk(b"IEND", b"")], True),
+        "PNG, many chunks": ([header + _chunk(b"teSt", b"") * MAX_CHUNKS + pixels], False),
+        "PNG, tables of codes": ([_png_header(900, 900) + _chunk(b"IDAT", tables)], True),
+        "PNG, more tables": ([_png_header(900, 900) + _chunk(b"IDAT", tables * 4)], False),
+        "PNG, transparent": ([_png(1024, 1536, 6, row * 1536)], True),
+        "PNG, wide": ([_png(125_000, 16, 0, bytes(125_001 * 16))], True),
+        "PNG, two of nine million pixels": ([_png(3000, 3000, 0, bytes(9_003_000))] * 2, False),
+        "JPEG, 256 scans": ([_of_scans(small, 256)], True),
+        "JPEG, eight of 480 scans": ([_of_scans(small, 480)] * 8, False),
+        "JPEG, 16 scans": ([_of_scans(large, 16)], True),
+    }
+
+
+# A block of deflate's format, bit by bit: tables of codes, and the code for its end.
+_BLOCK = (
+    "0010000000000011100000010000000000000000000000000000000000000000000010011111111101010110001"
+)
+_EMPTY_BLOCKS = np.packbits([int(bit) for bit in 8 * _BLOCK], bitorder="little").tobytes()
+# A table with one code, for the end of 16,384 blocks or more; and a scan that says so for 4 million
+# pixels, so that all of them are refined by nothing.
+_RUNS = b"\xff\xc4\0\x14\x10\1" + bytes(15) + b"\xe0"
+_REFINING_SCAN = b"\xff\xda\0\x08\1\1\0\1\x3f\x10" + bytes(8)
+
+
+def _of_scans(image, count):
+    """Return a progressive JPEG, of 10 scans, with more scans that refine nothing."""
+    file = _encode(image, "JPEG", progressive=True)
+    return file[:-2] + _RUNS + _REFINING_SCAN * (count - 10) + file[-2:]
+
+
+def _bomb(megabytes):
+    """Return compressed zeros, a thousandth of their size."""
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    block = compressor.compress(bytes(2**20)) + compressor.flush(zlib.Z_FULL_FLUSH)
+    return b"\x78\x9c" + block * megabytes
+
+
+def _processor_seconds(server):
+    """Return how long the server's runtime has kept a core busy."""
+    fields = Path(f"/proc/{server.runtime.child.pid}/stat").read_text("utf-8").rpartition(")")[2]
+    return sum(map(int, fields.split()[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
 def decoded_by_pillow(
     image_shape: tuple[int, int, int], claims: Container[str] = ()
 ) -> list[tuple[bytes, np.ndarray]]:
@@ -175,6 +280,11 @@ def _encode(image, form, **options):
 def _chunk(name, data):
     crc = zlib.crc32(name + data)
     return struct.pack(">I4s", len(data), name) + data + struct.pack(">I", crc)
+
+
+def _png(width, height, colour, rows):
+    pixels = _chunk(b"IDAT", zlib.compress(rows, 1))
+    return _png_header(width, height, colour=colour) + pixels + _chunk(b"IEND", b"")
 
 
 def _png_header(width, height, *, depth=8, colour=2):

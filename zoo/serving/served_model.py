@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from zoo import exports
+from zoo import exports, programs
 from zoo.pixel_range import is_scaled
 from zoo.text import reason
 
@@ -16,7 +16,8 @@ from zoo.text import reason
 class ServedModel:
     """An export as a client of the server sees it: its signatures, and no Keras.
 
-    Every file is compared with its checksum before one is parsed.
+    Every file is compared with its checksum, and every operation of the graph with those that
+    calculate, before anything is loaded.
 
     Arguments:
         directory: a version, or the folder of the versions, whose newest is loaded.
@@ -28,12 +29,12 @@ class ServedModel:
 
     Raises:
         FileNotFoundError: if there is no export.
-        ExportError: if a file was changed, removed or added.
+        ExportError: if a file was changed, removed or added, or if the graph does more than
+            calculate.
     """
 
     def __init__(self, directory: Path | str) -> None:
-        path = exports.find_version(directory)
-        exports.verify_checksums(path)
+        path = programs.checked(directory)
         # Kept, because the signatures alone do not keep its variables alive.
         self._loaded = tf.saved_model.load(path)
         images = self._loaded.signatures["serving_default"].structured_input_signature[1]["images"]
@@ -75,7 +76,7 @@ class ServedModel:
     def _answer(self, signature: str, **inputs: Any) -> dict[str, np.ndarray]:
         try:
             outputs = self._loaded.signatures[signature](**inputs)
-        except tf.errors.InvalidArgumentError as error:
+        except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
             raise ValueError(f"{signature} refuses its input: {reason(error.message)}") from error
         outputs = {name: output.numpy() for name, output in outputs.items()}
         return {**outputs, "classes": np.char.decode(outputs["classes"].astype(bytes), "utf-8")}

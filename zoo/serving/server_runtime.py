@@ -7,10 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-from zoo import exports
+from zoo import programs
 from zoo.exports import ExportError
 from zoo.serving import signatures, warmup
 from zoo.serving._c_api import Runtime
@@ -27,11 +25,11 @@ class ServerRuntime:
         timeout: seconds to wait for an answer.
 
     Raises:
-        ExportError: for a file that is no SavedModel.
+        ExportError: for a file that is no SavedModel, or a graph that does more than calculate.
     """
 
     def __init__(self, version: Path, *, timeout: float = 60) -> None:
-        self.graph = read_graph(version)
+        self.graph = programs.read(version)
         self.runtime = Runtime(tf.sysconfig.get_lib(), version, timeout=timeout)
         public = self.graph.signature_def.items()
         self.signatures = {name: s for name, s in public if not name.startswith("__")}
@@ -68,23 +66,6 @@ class ServerRuntime:
         """Return the name of the one input of a signature."""
         (name,) = self.signatures[signature].inputs
         return name
-
-
-def read_graph(version: Path) -> meta_graph_pb2.MetaGraphDef:
-    """Return the one graph of a SavedModel, with the tag `serve`, as its proto.
-
-    Raises:
-        ExportError: for a file that is no such SavedModel.
-    """
-    file = version / exports.PROGRAM
-    try:
-        saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
-        (graph,) = saved.meta_graphs
-    except (ValueError, DecodeError) as error:
-        raise ExportError(f"{file} is not one graph: {error}") from error
-    if list(graph.meta_info_def.tags) != ["serve"]:
-        raise ExportError(f"The graph has the tags {list(graph.meta_info_def.tags)}, not serve.")
-    return graph
 
 
 def run_as_a_server(

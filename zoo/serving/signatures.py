@@ -10,13 +10,43 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from zoo.exports import ExportError
 from zoo.serving import decoding
 
 IMAGE_FEATURE = "image/encoded"
+# serving/batching.config makes batches of up to 32 images of several requests.
+LEAST_MAX_BATCH = 32
+_MOST_MAX_BATCH = 256
+_PIXELS = 2**18
+
+
+def checked_max_batch(max_batch: int | None, image_shape: Sequence[int]) -> int:
+    """Return how many images (h, w, c) a request may have.
+
+    By default it is the largest power of two, from 32 to 256, for which they have 2^18 pixels
+    together.
+
+    Raises:
+        ExportError: if `max_batch` is no number of 32 or more.
+    """
+    if max_batch is None:
+        fitting = _PIXELS // (image_shape[0] * image_shape[1])
+        return min(max(1 << fitting.bit_length() >> 1, LEAST_MAX_BATCH), _MOST_MAX_BATCH)
+    if not isinstance(max_batch, int) or not LEAST_MAX_BATCH <= max_batch < 2**31:
+        raise ExportError(
+            f"Received max_batch={max_batch!r}; expected an integer from {LEAST_MAX_BATCH}, since "
+            "serving/batching.config lets a server put as many images of several requests together."
+        )
+    return max_batch
 
 
 def module(
-    model: keras.Model, labels: Sequence[str], top_k: int, exits: keras.Model | None = None
+    model: keras.Model,
+    labels: Sequence[str],
+    top_k: int,
+    exits: keras.Model | None = None,
+    *,
+    max_batch: int,
 ) -> tuple[tf.Module, dict[str, Any]]:
     """Return (the module to save, its signatures by name).
 
@@ -27,18 +57,19 @@ def module(
         labels: the label names, in the order of the classes.
         top_k: how many classes an answer names.
         exits: maps the same pixels to {depth: logits}. It becomes a signature of its own.
+        max_batch: how many images a request may have.
     """
     height, width, channels = model.input_shape[1:]
     images_spec = tf.TensorSpec((None, height, width, channels), tf.float32, "images")
-    signatures = _answering(model, labels, top_k, images_spec)
+    signatures = _answering(model, labels, top_k, images_spec, max_batch)
     if exits is not None:
-        signatures["exits"] = _every_exit(exits, images_spec)
+        signatures["exits"] = _every_exit(exits, images_spec, max_batch)
     saved = tf.Module()
     saved.weights = [weight.value for weight in (exits or model).weights]
     return saved, signatures
 
 
-def _answering(model, labels, top_k, images_spec):
+def _answering(model, labels, top_k, images_spec, max_batch):
     """Return the three signatures that answer with the output of the model."""
 
     def answer(images):
@@ -54,26 +85,21 @@ def _answering(model, labels, top_k, images_spec):
         }
 
     def answer_bytes(image_bytes):
-        def decode(encoded):
-            return decoding.decode(encoded, images_spec.shape[1:])
-
-        image = tf.TensorSpec(images_spec.shape[1:], tf.float32)
-        # Each image may take 50 MB while it is decoded, and 125 MB if it is transparent.
-        images = tf.map_fn(decode, image_bytes, parallel_iterations=4, fn_output_signature=image)
-        return answer(images)
+        return answer(decoding.decode(image_bytes, tuple(images_spec.shape[1:])))
 
     @tf.function(input_signature=[images_spec])
     def serving_default(images):
         # Convolutions abort on another rank, and give a plausible answer to another size.
-        return answer(tf.ensure_shape(images, images_spec.shape))
+        return answer(_few(tf.ensure_shape(images, images_spec.shape), max_batch))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def predict_bytes(image_bytes):
-        return answer_bytes(tf.ensure_shape(image_bytes, [None]))
+        return answer_bytes(_few(tf.ensure_shape(image_bytes, [None]), max_batch))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
     def classify(inputs):
-        answers = answer_bytes(_images_of_examples(tf.ensure_shape(inputs, [None])))
+        inputs = _few(tf.ensure_shape(inputs, [None]), max_batch)
+        answers = answer_bytes(_images_of_examples(inputs))
         # The Classify API allows these two alone.
         return {name: answers[name] for name in ("classes", "scores")}
 
@@ -84,15 +110,22 @@ def _answering(model, labels, top_k, images_spec):
     }
 
 
-def _every_exit(exits, images_spec):
+def _every_exit(exits, images_spec, max_batch):
     """Return the signature that answers with the output of every depth."""
 
     @tf.function(input_signature=[images_spec])
     def every_exit(images):
-        images = _checked(tf.ensure_shape(images, images_spec.shape))
+        images = _checked(_few(tf.ensure_shape(images, images_spec.shape), max_batch))
         return {depth: _softmax(score) for depth, score in exits(images, training=False).items()}
 
     return every_exit
+
+
+def _few(batch, most):
+    """Return the batch; refuse one of more than `most` images."""
+    count = tf.shape(batch)[0]
+    message = ["a batch of ", tf.as_string(count), f" images; this model takes at most {most}"]
+    return decoding.refuse_unless(count <= most, tf.strings.join(message), batch)
 
 
 def _checked(images):

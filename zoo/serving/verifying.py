@@ -4,8 +4,6 @@ The checks need the folder alone. They run in the order of the table that `zoo v
 Nothing is loaded until the checksums agree and the graph is known.
 """
 
-import itertools
-import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,20 +13,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from zoo import exports, measures
+from zoo import exports, files, measures, programs
+from zoo.errors import ZooError
 from zoo.exports import ExportError
 from zoo.precision import in_float32
 from zoo.saving import shipped, supervised
 from zoo.serving import example_requests, hostile_inputs, warmup
 from zoo.serving._c_api import Stopped
-from zoo.serving.server_runtime import Arrays, ServerRuntime, body_of, feeds_of, read_graph
+from zoo.serving.server_runtime import Arrays, ServerRuntime, body_of, feeds_of
 
-# Operations of TensorFlow that a classifier does not need: Python, files, and XLA, which a server
-# has off.
-REFUSED = ("PyFunc", "Xla", "ReadFile", "WriteFile", "Print", "PyCall")
 # More memory than this may not be held after the largest files; 48 to 110 MB were measured.
 MEMORY = 256 * 2**20
-_INTERNAL = {"_Arg", "_Retval"}
 # An error is clear if it holds one of these.
 _CLEAR = (
     *("not compatible with expected shape", "Expects arg[0] to be float", "the batch is empty"),
@@ -78,7 +73,8 @@ def verify(
             return checks
         checks += answers(server, version, model=model, tolerance=tolerance)
         checks += _hostile(server, version)
-    if version.name.isdecimal() and (version.parent / "card.json").is_file():
+        checks += _bounds(server, version)
+    if version.name.isdecimal():
         checks.append(beside(version))
     return checks
 
@@ -141,7 +137,7 @@ def seconds(server: ServerRuntime, images: np.ndarray, batch: int, budget: float
 def _check(name: str, function: Callable[..., tuple[bool, str]], *arguments: object) -> Check:
     try:
         passed, found = function(*arguments)
-    except (ExportError, Stopped, FileNotFoundError, ValueError, KeyError) as error:
+    except (ZooError, Stopped, OSError, ValueError, KeyError) as error:
         passed, found = False, " ".join(str(error).split())[:600]
     return Check(name, bool(passed), found)
 
@@ -151,24 +147,19 @@ def _checksums(version):
 
 
 def _graph(version):
-    read = read_graph(version)
-    functions = read.graph_def.library.function
-    bodies = itertools.chain(*(function.node_def for function in functions))
-    nodes = [*read.graph_def.node, *bodies]
-    operations = {node.op for node in nodes} - {function.signature.name for function in functions}
-    custom = [op for op in operations - _INTERNAL if not hasattr(tf.raw_ops, op)]
-    wrong = [op for op in operations if any(word in op for word in REFUSED)]
-    wrong += [key for function in functions for key in function.attr if "XlaMustCompile" in key]
+    graph = programs.read(version)
     half = [
         f"{name}/{output}"
-        for name, signature in read.signature_def.items()
+        for name, signature in graph.signature_def.items()
         for output, tensor in signature.outputs.items()
         if not name.startswith("__") and tf.as_dtype(tensor.dtype).name in ("bfloat16", "float16")
     ]
-    if custom or wrong or half:
-        named = ", ".join(sorted({*custom, *wrong, *half}))
-        return False, f"a server without flags cannot run or write {named}"
-    return True, f"{len(nodes)} nodes of {len(operations)} operations, all of TensorFlow's own"
+    if half:
+        return False, f"a server without flags cannot write {', '.join(sorted(half))}"
+    bodies = [graph.graph_def.node, *(body.node_def for body in graph.graph_def.library.function)]
+    operations = {node.op for nodes in bodies for node in nodes}
+    count = sum(map(len, bodies))
+    return True, f"{count} nodes of {len(operations)} operations, all of which only calculate"
 
 
 def _loads(server):
@@ -302,6 +293,18 @@ def _hostile(server, version):
     ]
 
 
+def _bounds(server, version):
+    """Check how much may be asked at once, if the card says so; an older zoo's says nothing."""
+    claims = exports.card(version)["input"]
+    if "max_batch" not in claims:
+        return []
+    batches = hostile_inputs.largest_batches
+    return [
+        _check("largest batches", batches, server, tuple(claims["shape"]), claims["max_batch"]),
+        _check("costly files", hostile_inputs.costs, server),
+    ]
+
+
 def refused(name: str, server: ServerRuntime, requests: Iterable[tuple[str, Arrays]]) -> Check:
     """Check that every request, (signature, {input: array}), gets an error.
 
@@ -341,19 +344,36 @@ def _unharmed(server, images, before, memory):
 
 def _beside(version):
     """Check that the card beside the versions, and an older zoo's copies, are of the newest one."""
-    newest = max(exports.versions(version.parent))
+    base = version.parent
+    newest = max(exports.versions(base))
+    if not any((base / name).exists() for name in (*exports.BESIDE, files.CHECKSUMS)):
+        return True, f"not checked: {base} has no card; the next `zoo export` there writes one"
     if newest != int(version.name):
         return True, f"not checked: the card beside the versions describes version {newest}"
     copies = {"labels.txt": exports.LABELS, "examples": exports.EXAMPLES}
     for name, source in copies.items():
-        copy = version.parent / name
+        copy = base / name
         if copy.exists() and _content(copy) != _content(version / source):
             return False, (
                 f"{copy} differs from {version / source}. An older zoo put it there, and nothing "
                 "reads it: delete it"
             )
-    described = json.loads((version.parent / "card.json").read_text(encoding="utf-8"))["version"]
-    return described == newest, f"the card describes version {described}"
+    try:
+        has_checksums = exports.verify_beside(base)
+        facts, title = exports.card_beside(base), exports.title_beside(base)
+        expected = {**exports.card(version), "version": newest}
+        wrong = [name for name, value in expected.items() if facts.get(name) != value]
+        wrong += [] if f"version {newest}" in title else ["the title of README.md"]
+    except (ExportError, FileNotFoundError) as error:
+        wrong = [str(error)]
+    if wrong:
+        return False, (
+            f"the card beside the versions is not that of version {newest}: {', '.join(wrong)}. "
+            f"An export was killed, or it was changed: `zoo export {base}` writes the next version "
+            "and its card"
+        )
+    without = "" if has_checksums else "; an older zoo wrote no checksums for it"
+    return True, f"the card describes version {newest}{without}"
 
 
 def _content(path):
