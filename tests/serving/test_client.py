@@ -226,7 +226,8 @@ RIGHT = (200, b'{"predictions": []}')
         ([(413, b"<html>of a proxy")], 1, "answers 413: "),
         ([(401, b'{"error": {"code": 7}}')], 1, "answers 401: .*7"),
         ([(500, b"[1]"), (429, b"<html>"), RIGHT], 3, None),
-        ([(200, b"<html>hello")], 3, "not JSON: '<html>hello'"),
+        ([(200, b"<html>hello")], 1, "not JSON: '<html>hello'"),
+        ([(302, b"")], 1, "points to nowhere"),
     ],
 )
 def test_what_may_pass_is_asked_again_and_what_is_wrong_is_not(scripted, script, asked, said):
