@@ -220,12 +220,15 @@ def test_what_the_card_does_not_know_is_named(place, monkeypatch):
         version, card = read(weights)
         del card["training"]["fields"]["hidden"]
         card["training"]["precision"] = "mixed_bfloat16"
+        card["training"]["data"]["test"][3] = "other pixels"
         return version, card
 
     monkeypatch.setattr(pretrained, "read_card", older)
     _, _, (_, _, reason) = reproducing.reproduce("toy", seed=0)
     assert "precision is float32 now, mixed_bfloat16 on the card" in reason
     assert "hidden is (8,) now, not known on the card" in reason
+    assert "the test images are [" in reason
+    assert "the train images" not in reason
 
 
 def test_an_export_of_a_file_names_no_recipe(place, tmp_path):

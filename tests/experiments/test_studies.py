@@ -223,7 +223,10 @@ def test_the_command_lists_the_studies(capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["convergance"], "Did you mean 'convergence'"), (["removal", "--seeds", "0"], "1 or more")],
+    [
+        (["convergance"], "Did you mean 'convergence'"),
+        (["removal", "--seeds", "0"], "a number from 1"),
+    ],
 )
 def test_the_command_refuses(arguments, message, capsys, monkeypatch):
     monkeypatch.delattr(studies, "carry_out")

@@ -24,6 +24,7 @@ import pytest
 import zoo.commands.main
 import zoo.data
 import zoo.experiments.tuning
+import zoo.memory
 import zoo.recipe
 import zoo.training
 from zoo.experiments import tuning_table
@@ -256,19 +257,47 @@ def test_searches_that_cannot_be_are_refused_before_anything_is_made(
 
 
 def test_a_folder_with_another_search_is_refused(file):
-    nowhere = {"data": "./nowhere"}  # no fault of the values: it stops the search
-    with pytest.raises(zoo.data.DataError, match="nowhere"):
-        tune(file, 2, **nowhere)
     folder = file.parent / "runs" / "quick" / "search"
+    Search(zoo.recipe.load(file)(), file, folder, tuner="random", trials=2).refuse_another()
     for arguments, what in (
-        ({"tuner": "bayesian", **nowhere}, "tuner"),
-        ({}, "fields"),
-        ({"fixed": ["units"], **nowhere}, "space"),
+        ({"tuner": "bayesian"}, "tuner"),
+        ({"epochs": 9}, "fields"),
+        ({"fixed": ["units"]}, "space"),
     ):
         with pytest.raises(zoo.recipe.RecipeError, match=f"another {what}; choose another --name"):
             tune(file, 1, **arguments)
     with Run(folder).locked(), pytest.raises(zoo.recipe.RecipeError, match="Another proc"):
-        tune(file, 1, **nowhere)
+        tune(file, 1)
+
+
+def test_a_search_that_was_refused_leaves_nothing(file):
+    for fields, error in (
+        ({"data": "./nowhere"}, zoo.data.DataError),
+        ({"image_size": (10**5, 10**5)}, zoo.memory.TooLarge),
+    ):
+        with pytest.raises(error):
+            tune(file, 2, **fields)
+        assert not (file.parent / "runs").exists()
+
+
+def test_a_search_is_not_continued_with_other_images(file, monkeypatch):
+    recipe = zoo.recipe.load(file)(data="digits")
+    search = Search(recipe, file, file.parent, tuner="random", trials=1)
+    search.refuse_another()
+    search.refuse_another()
+    record = json.loads((file.parent / "search.json").read_text())
+    digits = zoo.data.load("digits")
+    images = digits.images.copy()
+    images[0, 3, 3] ^= 1
+    other = dataclasses.replace(digits, images=images)
+    monkeypatch.setattr(zoo.data, "load", lambda *_, **__: other)
+    with pytest.raises(
+        zoo.recipe.RecipeError, match=r"search of other .* images of digits \(pixel"
+    ):
+        search.refuse_another()
+    del record["data"]  # an older search does not know its images
+    (file.parent / "search.json").write_text(json.dumps(record))
+    search.refuse_another()
 
 
 def test_the_figure_has_a_point_a_trial_and_the_best_in_its_colour():

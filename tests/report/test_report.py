@@ -233,7 +233,7 @@ def test_the_page_says_how_to_get_the_run_again_and_how_to_use_it(page, run):
         "Mind the <gap>.",
         f"zoo predict '{run}' IMAGE",
         f"zoo export '{run}'",
-        f"load_model({str(run / 'model.keras')!r})",
+        f'load_model("{run / "model.keras"}")',
     ):
         assert words in page.text
 

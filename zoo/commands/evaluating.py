@@ -4,12 +4,11 @@ from typing import Any
 
 import keras
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from zoo import data, measures
 from zoo.errors import UsageError
 from zoo.runs import Run
+from zoo.terminal import say, show
 from zoo.text import percent
 from zoo.training.measuring import measure
 
@@ -53,7 +52,8 @@ def refuse_changed_images(run: Run, images: data.ImageData) -> None:
     """Refuse images that are no longer those that judged the run.
 
     A folder without a test split is divided by its content. If it has changed, the model may have
-    been trained on some of the images that are held out now.
+    been trained on some of the images that are held out now. A run of an older zoo knows the number
+    and the labels of its images, and not their pixels.
 
     Arguments:
         run: a finished run.
@@ -62,13 +62,16 @@ def refuse_changed_images(run: Run, images: data.ImageData) -> None:
     Raises:
         UsageError: if the images differ from those of the run.
     """
-    a_test_split = images.split == "test" and not images.source
-    recorded = run.results.get("data", {}).get(images.split)
-    if not a_test_split and recorded not in (None, images.identity):
+    recorded = run.results.get("data", {})
+    known = recorded.get(images.split)
+    if known is None and "train" in recorded:  # validation images judged the run
+        _, _, divided_from, *pixels = recorded["train"]
+        known = [None, None, divided_from, None, *pixels[1:]]
+    if changes := images.changes_since(known):
         raise UsageError(
-            f"{images.name} has changed: the run was judged on the {images.split} images "
-            f"{recorded}, which now are {images.identity}, and may be among those trained on. "
-            "Put them back, or train again."
+            f"{images.name} has changed since the run: its {images.split} images are others "
+            f"({changes}), and may be among those trained on. Put them back, or train again; to "
+            "evaluate on images that were never trained on, give --data."
         )
 
 
@@ -85,18 +88,16 @@ def show_evaluation(model: keras.Model, images: data.ImageData) -> None:
     share = errors / images.examples
     low, high = measures.wilson_interval(share, images.examples)
     calibration_error = measures.calibration_error(logits, images.labels)
-    console = Console(highlight=False)
     balanced = measures.balanced_accuracy(counts)
     beside = "" if balanced is None else f" (balanced accuracy {percent(balanced)})"
-    console.print(
+    say(
         f"{images.name}, {images.split}: accuracy {percent(1 - share)}{beside}, {errors} errors in "
         f"{images.examples} images (error {percent(low)} to {percent(high)} with 95 % "
         f"confidence), loss {loss:.4f}, calibration error {percent(calibration_error)}"
     )
-    table = Table("class", "images", "recall", "precision", box=None)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in measures.per_class(counts, images.label_names):
-        recall, precision = percent(row["recall"]), percent(row["precision"])
-        table.add_row(row["name"], str(row["count"]), recall, precision)
-    console.print(table)
+    rows = [
+        (row["name"], row["count"], percent(row["recall"]), percent(row["precision"]))
+        for row in measures.per_class(counts, images.label_names)
+    ]
+    numbers = ("images", "recall", "precision")
+    show(("class", *numbers), rows, right=numbers)

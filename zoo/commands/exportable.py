@@ -25,6 +25,7 @@ class Exportable(NamedTuple):
     exits: bool = False
     top_k: int = 5
     tolerance: float | None = None
+    max_batch: int | None = None
 
 
 def find_exportable(model: Path, labels: Path | None, repeats: Sequence[Path]) -> Exportable:
@@ -89,6 +90,7 @@ def _from_export(folder: Path) -> Exportable:
         exits=bool(facts["exits"]),
         top_k=facts["top_k"],
         tolerance=facts["tolerance"],
+        max_batch=facts["input"].get("max_batch"),  # an older zoo's export has none
     )
 
 

@@ -7,8 +7,10 @@ from tyro.conf import Positional
 
 from zoo.commands.exportable import find_exportable
 from zoo.commands.tensorflow import import_tensorflow
-from zoo.errors import UsageError
+from zoo.errors import MOST_SECONDS, UsageError, check_number
+from zoo.markup import shell
 from zoo.runs import Run
+from zoo.terminal import say, show
 
 
 def export(
@@ -22,6 +24,7 @@ def export(
     also: str = "",
     repeats: tuple[Path, ...] = (),
     tolerance: float | None = None,
+    max_batch: int | None = None,
     recipe: Path | None = None,
 ) -> None:
     """Make a SavedModel for TensorFlow Serving, and check it as a server would load it.
@@ -40,9 +43,15 @@ def export(
         repeats: Runs of the same recipe with other seeds, or exports of such runs.
             An example is saved_models/digits_nin_dsn. The card shows their mean and spread.
         tolerance: Largest difference of a probability from Keras.
+        max_batch: Number of images that a request may have, at least 32.
+            Default: by the size of the images, up to 256; or that of the export before.
         recipe: File of the run's recipe.
             Needed only for a recipe of your own that you never trained with on this machine.
     """
+    limits = {"--version": (version, 1, 2**63 - 1), "--top-k": (top_k, 1, 2**31 - 1)}
+    for flag, (value, least, most) in {**limits, "--tolerance": (tolerance, 0, 1)}.items():
+        if value is not None:
+            check_number(flag, value, least, most)
     formats = tuple(name.strip() for name in also.split(",") if name.strip())
     source = find_exportable(model, labels, repeats)
     out, exits = out or source.out, exits or source.exits
@@ -67,13 +76,14 @@ def export(
         record=card.source(keras_file) | source.record,
         keras_file=keras_file,
         tolerance=source.tolerance if tolerance is None else tolerance,
+        max_batch=source.max_batch if max_batch is None else max_batch,
     )
-    print(f"Exported and checked as a server would load it: {path}")
+    say(f"Exported and checked as a server would load it: {path}")
     for name in formats:
         converted, difference = converting.convert(path, name)
-        print(f"{name}: {converted}. The largest difference from Keras is {difference:.1e}.")
-    print(f"The card  {out / 'README.md'}")
-    print(f"Next      zoo verify {out}    zoo predict {out} IMAGE...")
+        say(f"{name}: {converted}. The largest difference from Keras is {difference:.1e}.")
+    say(f"The card  {out / 'README.md'}")
+    say(f"Next      {shell('zoo', 'verify', out)}    {shell('zoo', 'predict', out)} IMAGE...")
 
 
 def verify(
@@ -92,14 +102,12 @@ def verify(
         tolerance: Largest difference of a probability from Keras. Default: that of the export.
         timeout: Seconds to wait for an answer.
     """
-    if timeout <= 0:
-        raise UsageError(f"--timeout is a positive number of seconds; received {timeout}.")
+    check_number("--timeout", timeout, 0.001, MOST_SECONDS)
+    if tolerance is not None:
+        check_number("--tolerance", tolerance, 0, 1)
     if model and not model.exists():
         raise UsageError(f"There is no model {str(model)!r}.")
     import_tensorflow()
-    from rich.console import Console
-    from rich.table import Table
-
     from zoo import exports
     from zoo.saving import load_model
     from zoo.serving import verifying
@@ -109,14 +117,10 @@ def verify(
     if model:
         original = load_model(model, with_companions=bool(exports.card(version)["exits"]))
     checks = verifying.verify(version, model=original, tolerance=tolerance, timeout=timeout)
-    table = Table("", "check", "found", box=None)
-    for check in checks:
-        table.add_row("right" if check.passed else "WRONG", check.name, check.found)
-    Console(width=max(Console().width, 140), highlight=False, markup=False).print(table)
+    rows = [("right" if check.passed else "WRONG", check.name, check.found) for check in checks]
+    show(("", "check", "found"), rows, least_width=140)
     wrong = sum(not check.passed for check in checks)
-    print(
-        f"{version}: {wrong} of {len(checks)} checks failed" if wrong else f"{version} can serve."
-    )
+    say(f"{version}: {wrong} of {len(checks)} checks failed" if wrong else f"{version} can serve.")
     if wrong:
         sys.exit(1)
 
@@ -142,9 +146,6 @@ def reproduce(
             The same command resumes.
     """
     import_tensorflow()
-    from rich.console import Console
-    from rich.table import Table
-
     from zoo.experiments import reproducing
     from zoo.models import pretrained
 
@@ -155,15 +156,15 @@ def reproduce(
     folder, results, (low, high, reason) = reproducing.reproduce(
         version, seed=seed, runs=runs, checkpoint_seconds=checkpoint_seconds, minutes=minutes
     )
-    table = Table("", "seeds", "test error", "errors", box=None, padding=(0, 2, 0, 0))
+    rows = []
     for known_seed, errors in zip(card["seeds"]["seeds"], card["seeds"]["errors"], strict=True):
         percent = 100 * errors / card["results"]["examples"]
-        table.add_row("the card", str(known_seed), f"{percent:.2f} %", str(errors))
+        rows.append(("the card", known_seed, f"{percent:.2f} %", errors))
     now = card["training"]["seed"] if seed is None else seed
-    table.add_row("now", str(now), f"{results['error_percent']:.2f} %", str(results["errors"]))
-    Console().print(table)
+    rows.append(("now", now, f"{results['error_percent']:.2f} %", results["errors"]))
+    show(("", "seeds", "test error", "errors"), rows)
     holds = low <= results["error_percent"] <= high
-    print(
+    say(
         f"{folder}: {'as' if holds else 'NOT as'} the card says, {low:.2f} to {high:.2f} % "
         f"({reason})."
     )

@@ -1,6 +1,8 @@
 """The `zoo` command. A command imports TensorFlow only if it needs it, when it runs."""
 
+import errno
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +17,7 @@ from zoo.commands.recipes import OF_A_RECIPE, carry_out, list_recipes, pack, tra
 from zoo.commands.runs import evaluate, predict, report
 from zoo.commands.studies import figure
 from zoo.errors import UsageError, ZooError
+from zoo.terminal import say
 from zoo.text import did_you_mean, one_line
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -30,6 +33,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "figure": figure,
 }
+# A path cannot be what the user says. A right that this machine does not give, a full disk and the
+# like are failures.
+_ERRORS_OF_A_PATH = (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_NUMBERS_OF_A_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 _DESCRIPTION = (
     "Network in Network, Deeply-Supervised Nets and distillation: train models, look at the "
     "results, export and serve. zoo --version shows the version."
@@ -39,7 +46,7 @@ _DESCRIPTION = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the `zoo` command.
 
-    Exit codes: 0 it worked, 1 it failed, 2 wrong input, 3 the time is up, 130 or 143 stopped.
+    Exit codes: 0 it worked, 1 it failed, 2 wrong input, 3 the time is up; 129, 130 or 143 stopped.
 
     Arguments:
         arguments: the command line without its first word; None for that of this process.
@@ -48,9 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: unless the exit code is 0.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack characters, such as "±"
+            stream.reconfigure(errors="backslashreplace")
     try:
         if arguments == ["--version"]:
-            print("zoo", zoo.__version__)
+            say(f"zoo {zoo.__version__}")
         elif arguments and arguments[0] in OF_A_RECIPE:
             carry_out(arguments[0], arguments[1:])
         elif arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
@@ -68,9 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # it exits, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (ZooError, OSError) as error:
-        print("zoo:", one_line(error), file=sys.stderr)
-        wrong_input = isinstance(error, (FileExistsError, FileNotFoundError))
+    except (ZooError, OSError, MemoryError) as error:
+        say(f"zoo: {one_line(error) or 'The memory is full.'}", error=True)
+        number = getattr(error, "errno", None)
+        wrong_input = isinstance(error, _ERRORS_OF_A_PATH) or number in _NUMBERS_OF_A_PATH
         sys.exit(2 if wrong_input else getattr(error, "exit_code", 1))
 
 

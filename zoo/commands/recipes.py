@@ -1,7 +1,6 @@
 """The commands about recipes: `zoo list`, `train`, `tune` and `pack`."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,31 +9,44 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from zoo import exports
 from zoo import recipe as recipes
 from zoo.commands.parsing import parse
 from zoo.commands.tensorflow import import_tensorflow
-from zoo.errors import UsageError
-from zoo.recipe import Recipe
+from zoo.errors import UsageError, ZooError
+from zoo.markup import shell
+from zoo.recipe import Recipe, RecipeError
 from zoo.runs import Run
+from zoo.terminal import say, show
+from zoo.text import one_line
 
 
 def list_recipes() -> None:
     """List the recipes with their results, and the trained models of saved_models/."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("recipe", "result", box=None, padding=(0, 2, 0, 0))
+    rows: list[tuple[str, ...]] = []
     for name, file in recipes.names().items():
-        table.add_row(name, recipes.title(file))
-    Console().print(table)
-    print("\nTrain one with `zoo train RECIPE`. `zoo train RECIPE --help` shows its flags.")
+        try:
+            rows.append((name, recipes.title(file)))
+        except (RecipeError, OSError) as error:
+            rows.append((name, one_line(error)))
+    show(("recipe", "result"), rows)
+    say()
+    say("Train one with `zoo train RECIPE`. `zoo train RECIPE --help` shows its flags.")
     if cards := sorted(Path("saved_models").glob("*/card.json")):
-        table = Table("trained model", "test error", "seeds", "parameters", box=None)
-        for file in cards:
-            table.add_row(*_row_of_model(json.loads(file.read_text(encoding="utf-8"))))
-        print()
-        Console().print(table)
-        print("\nTheir cards are saved_models/NAME/README.md.")
+        rows = [_row_of_card(file) for file in cards]
+        say()
+        show(("trained model", "test error", "seeds", "parameters"), rows)
+        say()
+        say("Their cards are saved_models/NAME/README.md.")
+
+
+def _row_of_card(file: Path) -> tuple[str, str, str, str]:
+    """Return an export's row of the table. It says so if the card cannot be read."""
+    try:
+        return _row_of_model(exports.card_beside(file.parent))
+    except (ZooError, ValueError, TypeError, LookupError, RecursionError, OSError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        return file.parent.name, f"{file.name} is damaged ({reason:.80})", "", ""
 
 
 def _row_of_model(card: dict[str, Any]) -> tuple[str, str, str, str]:
@@ -71,8 +83,13 @@ class TrainOptions:
     minutes: float | None = None
     """Stop after this many minutes, with the state saved and exit code 3.
     The same command resumes."""
+    force: bool = False
+    """Begin even if the data, the net or a step seem too large for the memory."""
     page: bool = True
     """Draw the page of the finished run. `zoo report` draws it later."""
+    checkpoints: Path | None = None
+    """Empty or new folder to save the training state in, for example on another disk.
+    The run folder gets a link to it. Default: the run folder."""
 
 
 def train(recipe: Positional[str]) -> None:
@@ -91,10 +108,12 @@ def _train(recipe: Recipe, file: Path, options: TrainOptions, flags: Sequence[st
     run = Run(folder)
     if not run.has_model:  # a worker; the chief writes the model, perhaps on another machine
         return
-    print()
-    print(f"The page   {run.page if run.page.is_file() else f'zoo report {folder} draws it'}")
-    print(f"The model  {run.model_file}")
-    print(f"Next       zoo predict {folder} IMAGE...    zoo export {folder}")
+    say()
+    draw = f"{shell('zoo', 'report', folder)} draws it"
+    say(f"The page   {run.page if run.page.is_file() else draw}")
+    say(f"The model  {run.model_file}")
+    predict, export = shell("zoo", "predict", folder), shell("zoo", "export", folder)
+    say(f"Next       {predict} IMAGE...    {export}")
 
 
 @dataclass(frozen=True)
@@ -120,9 +139,9 @@ def _pack(recipe: Recipe, file: Path, options: PackOptions, flags: Sequence[str]
     from zoo.experiments import packing
 
     out = packing.pack(recipe, file, options.out or Path(f"{file.stem}.zip"), options.name)
-    print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")
-    print("Unzip it there. Then run this until the training is finished:")
-    print("  python train.py --minutes 9")
+    say(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")
+    say("Unzip it there. Then run this until the training is finished:")
+    say("  python train.py --minutes 9")
 
 
 @dataclass(frozen=True)
@@ -141,6 +160,8 @@ class TuneOptions:
     """Seconds between two saves of the training state. It is also saved after each epoch."""
     deterministic: bool = True
     """Use operations that give the same bits each time."""
+    force: bool = False
+    """Begin even if the data, the net or a step seem too large for the memory."""
 
 
 def tune(recipe: Positional[str]) -> None:

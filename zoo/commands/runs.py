@@ -6,10 +6,11 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from zoo.commands.sending import png_or_jpeg
+from zoo.commands.sending import ask_server
 from zoo.commands.tensorflow import import_tensorflow
-from zoo.errors import UsageError
+from zoo.errors import MOST_SECONDS, UsageError, check_number
 from zoo.runs import Run
+from zoo.terminal import say
 from zoo.text import one_line
 
 
@@ -41,6 +42,8 @@ def predict(
     check: Path | None = None,
     timeout: float = 10.0,
     retries: int = 2,
+    ca: Path | None = None,
+    token_file: Path | None = None,
     tolerance: float | None = None,
     recipe: Path | None = None,
 ) -> None:
@@ -53,10 +56,14 @@ def predict(
         top: Number of classes to show for each image.
         server: URL of a model on a server.
             http://HOST:8501/v1/models/NAME or grpc://HOST:8500/v1/models/NAME.
+            With TLS: https:// or grpcs://.
         check: An export. The server must answer its examples as Keras did. Needs --server.
             They are sent, and the answers are compared with those of Keras.
-        timeout: Seconds to wait for the server in each try.
+        timeout: Seconds for the whole answer of the server to one request, with all tries.
         retries: Number of further tries when a request gets no answer.
+        ca: PEM file with the certificates to trust, in place of the system's.
+        token_file: File with a token for the server. Default: the variable ZOO_TOKEN.
+            It is sent with TLS, or to this machine, and nowhere else.
         tolerance: Largest difference of a probability, with --check.
             Default: that of the card, or 1e-5.
         recipe: File of the run's recipe.
@@ -64,10 +71,14 @@ def predict(
     """
     if top < 1:
         raise UsageError(f"--top is a number of classes, 1 or more; received {top}.")
-    if timeout <= 0 or retries < 0:
-        raise UsageError("--timeout is a positive number of seconds, and --retries 0 or more.")
-    if check and not server:
-        raise UsageError("--check compares a server's answers: it needs --server URL.")
+    check_number("--timeout", timeout, 0.001, MOST_SECONDS)
+    if tolerance is not None:
+        check_number("--tolerance", tolerance, 0, 1)
+    if retries < 0:
+        raise UsageError(f"--retries is a number of tries, 0 or more; received {retries}.")
+    for flag, value in (("--check", check), ("--ca", ca), ("--token-file", token_file)):
+        if value and not server:
+            raise UsageError(f"{flag} is for a server: it needs --server URL.")
     images = inputs if server else inputs[1:]
     if not images and not check:
         place = "--server URL" if server else "MODEL"
@@ -76,7 +87,17 @@ def predict(
         if not image.is_file():
             raise UsageError(f"There is no image {str(image)!r}.")
     if server:
-        refused = _ask_server(server, images, top, check, timeout, retries, tolerance)
+        refused = ask_server(
+            server,
+            images,
+            top,
+            check=check,
+            tolerance=tolerance,
+            timeout=timeout,
+            retries=retries,
+            ca=ca,
+            token_file=token_file,
+        )
     else:
         model = inputs[0]
         if Run(model).has_model:
@@ -86,33 +107,9 @@ def predict(
 
         refused = show_predictions(model, images, top, own_recipe=recipe)
     for message in refused:
-        print("zoo:", one_line(message), file=sys.stderr)
+        say(f"zoo: {one_line(message)}", error=True)
     if refused:
         sys.exit(2 if len(refused) == len(images) else 1)
-
-
-def _ask_server(
-    url: str,
-    images: tuple[Path, ...],
-    top: int,
-    check: Path | None,
-    timeout: float,
-    retries: int,
-    tolerance: float | None,
-) -> list[str]:
-    """Print the server's answers; return a message for each image that was refused."""
-    if url.startswith("grpc:"):
-        import_tensorflow()
-    from zoo.serving import client
-
-    try:
-        server = client.connect(url, timeout=timeout, retries=retries)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    refused = client.show_predictions(server, images, top, png_or_jpeg)
-    if check and not client.check(server, check, tolerance):
-        sys.exit(1)
-    return refused
 
 
 def report(run: Positional[Path], recipe: Path | None = None) -> None:
@@ -131,4 +128,4 @@ def report(run: Positional[Path], recipe: Path | None = None) -> None:
 
     _, images = finished.recipe(recipe).datasets()
     refuse_changed_images(finished, images)
-    print(page.write(finished, load_model(run, own_recipe=recipe), images))
+    say(page.write(finished, load_model(run, own_recipe=recipe), images))

@@ -5,7 +5,8 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from zoo.commands.tensorflow import import_tensorflow
-from zoo.errors import UsageError
+from zoo.errors import UsageError, check_number
+from zoo.terminal import say, show
 from zoo.text import did_you_mean
 
 
@@ -23,28 +24,23 @@ def figure(
         runs: Folder of the run folders.
         out: Folder that gets NAME.png and NAME.md.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from zoo.experiments import studies
 
     if name is None:
-        table = Table("study", "measurement", box=None, padding=(0, 2, 0, 0))
-        for study in studies.NAMES:
-            table.add_row(study, studies.title(study))
-        Console().print(table)
-        print("\nMake one with `zoo figure STUDY`. Finished runs are kept, stopped ones resumed.")
+        show(("study", "measurement"), [(study, studies.title(study)) for study in studies.NAMES])
+        say()
+        say("Make one with `zoo figure STUDY`. Finished runs are kept, stopped ones resumed.")
         return
     if name not in studies.NAMES:
         hint = did_you_mean(name, studies.NAMES, "`zoo figure` shows the studies.")
         raise UsageError(f"There is no study {name!r}. {hint}")
-    if seeds is not None and seeds < 1:
-        raise UsageError(f"--seeds is a number of runs, 1 or more; received {seeds}.")
+    if seeds is not None:
+        check_number("--seeds", seeds, 1, 2**31 - 1)
+    if out.exists() and not out.is_dir():  # else it would be found after all trainings
+        raise UsageError(f"--out is a folder; {out} is none.")
     import_tensorflow()
     result = studies.carry_out(name, seeds=seeds, runs=runs, out=out)
-    table = Table(*result.columns, title=studies.title(name), title_justify="left")
-    for row in result.rows:
-        table.add_row(*row)
-    Console().print(table)
-    print(f"\nThe page    {out / name}.md")
-    print(f"The figure  {out / name}.png")
+    show(result.columns, result.rows, title=studies.title(name))
+    say()
+    say(f"The page    {out / name}.md")
+    say(f"The figure  {out / name}.png")

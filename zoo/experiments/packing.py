@@ -10,7 +10,7 @@ from pathlib import Path
 from zoo import exports, files
 from zoo.data import load, prepared, prepared_file
 from zoo.recipe import RecipeError
-from zoo.runs import Run
+from zoo.runs import Run, folder_of
 
 # The packages to pack, together with the packages that they require. The packages that JAX brings
 # are built for its machine, so they stay out.
@@ -79,11 +79,13 @@ def pack(recipe, file, out, name=None):
         name: the name of the run folder; by default it is built from the fields.
 
     Raises:
+        UsageError: if the name is none for a run folder.
         RecipeError: if a teacher does not lie below the current folder, or is not trained.
         zoo.data.DataError: if the data cannot be read.
         OSError: if the archive cannot be written; no part of it is left.
     """
     recipe.check()
+    folder_of(recipe, file, "runs", name)
     file, out = Path(file), Path(out)
     zoo = Path(__file__).parent.parent
     packed = {
@@ -123,6 +125,7 @@ def _teachers(recipe):
             )
         folder = exports.located(path)
         if (version := exports.newest(folder)) is not None:
+            exports.verify_weights(version)
             place = path / version.relative_to(folder)
             for name in (*exports.WEIGHT_FILES, files.CHECKSUMS):
                 packed[str(place / name)] = version / name

@@ -58,6 +58,11 @@ def reproduce(weights, *, seed=None, runs="runs", **options):
     for key, value in {"precision": versions["precision"], **new_fields}.items():
         if on_card.get(key) != value:
             reason += f"; {key} is {value} now, {on_card.get(key, 'not known')} on the card"
+    for split, identity in (on_card.get("data") or {}).items():
+        if results["data"].get(split) != identity:
+            reason += (
+                f"; the {split} images are {results['data'].get(split)} now, {identity} on the card"
+            )
     return folder, results, (low, high, reason)
 
 

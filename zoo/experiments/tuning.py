@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import time
-from pathlib import Path
 
 import keras
 import keras_tuner
@@ -11,12 +10,14 @@ from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.errors import FailedTrialError, FatalError
 from rich.console import Console
 
-from zoo import training
+from zoo import memory, training
+from zoo.errors import MOST_SECONDS, check_number
 from zoo.experiments import tuning_table
 from zoo.experiments.tuning_search import Search
 from zoo.experiments.tuning_workers import reach_chief, role, tuner_id
 from zoo.recipe import RecipeError
-from zoo.runs import Run, name_of
+from zoo.runs import Run, folder_of, name_of
+from zoo.terminal import say
 
 TUNERS = ("bayesian", "hyperband", "random")
 _OBJECTIVE = keras_tuner.Objective("validation_accuracy", "max")
@@ -33,6 +34,7 @@ def tune(
     name=None,
     checkpoint_seconds=60.0,
     deterministic=True,
+    force=False,
     console=None,
 ):
     """Try `trials` settings of the fields that `recipe.search` declares, and return the folder.
@@ -60,6 +62,7 @@ def tune(
         name: the name of the search's folder. By default it is built from the tuner and the fields.
         checkpoint_seconds: as of `zoo.training.train`.
         deterministic: as of `zoo.training.train`.
+        force: as of `zoo.training.train`.
         console: the rich console to print to; by default standard output.
 
     Raises:
@@ -73,6 +76,7 @@ def tune(
     console = console or Console(highlight=False)
     own_role = role()
     recipe.check()
+    check_number("--checkpoint-seconds", checkpoint_seconds, 0, MOST_SECONDS)
     if tuner not in TUNERS:
         raise RecipeError(f"--tuner is one of {', '.join(TUNERS)}; received {tuner!r}.")
     if trials < 1:
@@ -82,14 +86,28 @@ def tune(
             "Held-out training images judge a search, never the test set: choose their share, "
             "such as --validation 0.1."
         )
-    folder = Path(runs) / Path(file).stem / (name or f"tune={tuner},{name_of(recipe)}")
+    if name is None:
+        name = f"tune={tuner},{name_of(recipe)}"
+    folder = folder_of(recipe, file, runs, name)
     search = Search(recipe, file, folder, tuner=tuner, trials=trials, fixed=fixed)
-    train_arguments = {"checkpoint_seconds": checkpoint_seconds, "deterministic": deterministic}
-    with contextlib.nullcontext() if own_role == "tuner" else Run(folder).locked():
+    train_arguments = {
+        "checkpoint_seconds": checkpoint_seconds,
+        "deterministic": deterministic,
+        "force": force,
+    }
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(memory.forced(force))
+        if own_role != "tuner":
+            stack.enter_context(Run(folder).locked())
+            if not search.file_of_settings.exists():
+                stack.callback(search.remove_unless_begun)
         search.refuse_another()
         loop = _loop_of(search, own_role, console, train_arguments)
         if own_role == "chief":
-            _say(console, f"Chief of {folder}: it proposes values and waits for tuners to train.")
+            say(
+                f"Chief of {folder}: it proposes values and waits for tuners to train.",
+                console=console,
+            )
         try:
             loop.search(verbose=0)
         except FatalError as stop:
@@ -98,7 +116,7 @@ def tune(
             if own_role != "tuner":
                 tuning_table.write(search, loop.oracle, console)
     if own_role == "tuner":
-        _say(console, "No trial is left; the chief has the table.")
+        say("No trial is left; the chief has the table.", console=console)
     elif not search.finished(loop.oracle):
         raise training.TrainingError(f"None of the {trials} trials came to its end.")
     return folder
@@ -135,7 +153,7 @@ class TrialLoop(BaseTuner):
             if self.role == "tuner":
                 reach_chief()
         except training.TrainingError as error:  # the values' own fault: the trial has no score
-            _say(self.console, f"Trial {trial.trial_id} has no score: {error}")
+            say(f"Trial {trial.trial_id} has no score: {error}", console=self.console)
             raise FailedTrialError(str(error)) from error
         except Exception as error:  # keras-tuner would ignore it and start the next trial
             raise FatalError(str(error)) from error
@@ -145,7 +163,7 @@ class TrialLoop(BaseTuner):
         """Return a trial's validation accuracy. A trial whose run is finished is not run again."""
         search, values = self.settings, self.settings.values(trial)
         description = ", ".join(f"{key} {value}" for key, value in values.items())
-        _say(self.console, f"Trial {trial.trial_id}, of {search.trials}: {description}")
+        say(f"Trial {trial.trial_id}, of {search.trials}: {description}", console=self.console)
         folder = training.train(
             dataclasses.replace(search.recipe, **values),
             search.file,
@@ -179,7 +197,9 @@ def _loop_of(search, role, console, train_arguments):
     except (ValueError, RuntimeError) as error:
         # keras-tuner writes its files in place, so a kill can damage one. The runs are whole. The
         # same values are proposed again, and finished runs are not run again.
-        _say(console, f"keras-tuner's files are damaged ({error}); the proposals begin anew.")
+        say(
+            f"keras-tuner's files are damaged ({error}); the proposals begin anew.", console=console
+        )
         return make(overwrite=True)
 
 
@@ -204,7 +224,3 @@ def _oracle(search):
         "random": keras_tuner.oracles.RandomSearchOracle,
     }
     return oracles[search.tuner](max_trials=search.trials, **common)
-
-
-def _say(console, text):
-    console.print(text, soft_wrap=True, markup=False)

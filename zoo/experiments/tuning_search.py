@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import keras_tuner
@@ -30,6 +31,7 @@ class Search:
     def __init__(self, recipe, file, folder, *, tuner, trials, fixed=()):
         self.recipe, self.file, self.folder = recipe, Path(file), Path(folder)
         self.tuner, self.trials = tuner, trials
+        self.file_of_settings = self.folder / "search.json"
         self.space = search_space(recipe, fixed)
         self.searched = [field.name for field in self.space.space if not isinstance(field, Fixed)]
 
@@ -50,24 +52,42 @@ class Search:
         """Write search.json into the folder, or check that the folder holds this search.
 
         Raises:
-            RecipeError: if the folder holds another search.
+            RecipeError: if the folder holds another search, or one of other images.
         """
         record = {
             "tuner": self.tuner,
             "fields": dataclasses.asdict(self.recipe),
             "space": self.space.get_config()["space"],
         }
-        record, path = json.loads(json.dumps(record)), self.folder / "search.json"
-        if path.exists():
-            begun = json.loads(path.read_text(encoding="utf-8"))
-            differing = [key for key in record if begun.get(key) != record[key]]
-            if differing:
-                raise RecipeError(
-                    f"{self.folder} holds a search of another {' and '.join(differing)}; choose "
-                    "another --name."
-                )
+        record, path = json.loads(json.dumps(record)), self.file_of_settings
+        begun = json.loads(path.read_text(encoding="utf-8")) if path.exists() else record
+        differing = [key for key in record if begun.get(key) != record[key]]
+        if differing:
+            raise RecipeError(
+                f"{self.folder} holds a search of another {' and '.join(differing)}; choose "
+                "another --name."
+            )
+        record["data"] = begun.get("data", {})  # a search of an older zoo does not know them
         self.folder.mkdir(parents=True, exist_ok=True)
         files.write(path, json.dumps(record, indent=2) + "\n")
+        self._refuse_other_images(record)
+        files.write(path, json.dumps(record, indent=2) + "\n")
+
+    def _refuse_other_images(self, record):
+        """Refuse images that are not those in the record of the search, and add those it lacks."""
+        for images in self.recipe.datasets():
+            begun = record["data"].setdefault(images.split, images.identity)
+            if changes := images.changes_since(begun):
+                raise RecipeError(
+                    f"{self.folder} holds a search of other {images.split} images of "
+                    f"{images.name} ({changes}). Put them back, or choose another --name."
+                )
+
+    def remove_unless_begun(self):
+        """Remove the search's files if no trial was begun: values that were refused do not bind."""
+        if not any(self.folder.glob("trials/*/recipe.json")):
+            self.file_of_settings.unlink(missing_ok=True)
+            shutil.rmtree(self.folder / "keras-tuner", ignore_errors=True)
 
     def values(self, trial):
         """Return {field: value} of the values that a trial decides, in the order of declaration."""

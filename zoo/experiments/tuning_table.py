@@ -2,12 +2,11 @@
 
 import csv
 import itertools
-import shlex
 
 import numpy as np
-from rich.table import Table as RichTable
 
-from zoo import files
+from zoo import files, terminal
+from zoo.markup import code, markdown, shell
 from zoo.recipe import names
 from zoo.report import figures
 from zoo.runs import Run
@@ -36,16 +35,14 @@ def write(search, oracle, console):
     figure.savefig(search.folder / "trials.png", dpi=150)
     failed = sum(trial.status == "FAILED" for trial in oracle.trials.values())
     files.write(search.folder / "trials.md", _page(search, rows, failed))
-    table = RichTable(*rows[0], box=None, padding=(0, 2, 0, 0))
-    for row in rows[:10]:
-        table.add_row(*map(str, row.values()))
-    console.print(table)
+    terminal.show(tuple(rows[0]), [tuple(row.values()) for row in rows[:10]], console=console)
     for line in (
-        f"\nThe page    {search.folder / 'trials.md'}",
+        "",
+        f"The page    {search.folder / 'trials.md'}",
         f"The figure  {search.folder / 'trials.png'}",
         f"The best    {command(search, rows[0])}",
     ):
-        console.print(line, soft_wrap=True, markup=False)
+        terminal.say(line, console=console)
 
 
 def command(search, row):
@@ -64,7 +61,7 @@ def command(search, row):
     by_name = known is not None and known.resolve() == search.file.resolve()
     recipe = search.file.stem if by_name else str(search.file)
     flags = [_as_flags(key, value, getattr(defaults, key)) for key, value in values.items()]
-    return shlex.join(["zoo", "train", recipe, *itertools.chain(*flags)])
+    return shell("zoo", "train", recipe, *itertools.chain(*flags))
 
 
 def _row(search, trial):
@@ -87,21 +84,21 @@ def _page(search, rows, failed):
     examples = finished.results["examples"]
     table = Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
     minutes = sum(row["seconds"] for row in rows) / 60
-    budget = ", ".join(f"`{flag(key)} {value}`" for key, value in search.common_values.items())
+    budget = ", ".join(code(f"{flag(key)} {value}") for key, value in search.common_values.items())
     recipe = search.file.stem
+    made_by = shell("zoo", "tune", recipe, "--tuner", search.tuner, "--trials", search.trials)
     return "\n\n".join(
         [
-            f"# Search of {recipe}: {len(rows)} of {search.trials} trials",
+            f"# Search of {markdown(recipe)}: {len(rows)} of {search.trials} trials",
             f"The table shows the error (%) on {examples} held-out training images after the last "
             "epoch. The test set was not opened. **The results hold for this budget only**: "
             + budget
             + (f". {failed} further trials diverged." if failed else "."),
-            f"The best: `{command(search, rows[0])}`",
+            f"The best: {code(command(search, rows[0]))}",
             "![The trials](trials.png)",
             table.markdown(),
-            f"Made by `zoo tune {recipe} --tuner {search.tuner} --trials {search.trials}` "
-            f"with the budget above: {minutes:.0f} minutes of training on {hardware['cores']} "
-            f"cores ({hardware['cpu']}), commit {commit}.\n",
+            f"Made by {code(made_by)} with the budget above: {minutes:.0f} minutes of training "
+            f"on {hardware['cores']} cores ({hardware['cpu']}), commit {commit}.\n",
         ]
     )
 

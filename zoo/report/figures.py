@@ -241,7 +241,7 @@ def searched(fields, errors, logarithmic=()):
         axes.grid(axis="y", color=style.GRID, linewidth=0.8)
         if any(isinstance(value, (bool, str)) for value in values):
             names = sorted({str(value) for value in values})
-            axes.set_xticks(range(len(names)), names)
+            axes.set_xticks(range(len(names)), [style.shorten(name, 40) for name in names])
             values = [names.index(str(value)) for value in values]
         elif field in logarithmic:
             axes.set_xscale("log")

@@ -2,14 +2,13 @@
 
 import base64
 import io
-import shlex
 from pathlib import Path
 
-import jinja2
 import keras
 import numpy as np
 
 from zoo import files, measures
+from zoo.markup import template
 from zoo.report import confidence_maps, figures
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -59,8 +58,8 @@ def write(run, model, data):
         mistakes=int(counts.sum() - np.trace(counts)),
         balanced_accuracy=measures.balanced_accuracy(counts),
         figures=_save(drawings, run.figures),
-        run=shlex.quote(str(run.folder)),
-        model_file=repr(str(run.model_file)),
+        run=str(run.folder),
+        model_file=str(run.model_file),
         data_name=data.name,
         image_shape=images.shape[1:],
     )
@@ -147,11 +146,8 @@ def _save(drawings, folder):
 
 
 def _render(**content):
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": _percent, "duration": _duration}
-    return environment.from_string(_TEMPLATE.read_text("utf-8")).render(content)
+    filters = {"percent": _percent, "duration": _duration}
+    return template(_TEMPLATE, filters).render(content)
 
 
 def _percent(share, digits=2):

@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from zoo.text import printable
+
 WIDTH = 4.8  # inches
 TITLE, TEXT, SMALL = 11, 9, 8  # points
 # Blue and vermilion of Okabe and Ito. Colour-blind people can tell them apart.
@@ -103,7 +105,7 @@ def shorten(name, length):
     The middle is cut, because names often differ in their ends. Dollar signs are escaped, because
     matplotlib reads them as mathematics.
     """
-    name = " ".join(str(name).split())
+    name = printable(" ".join(str(name).split()))
     if len(name) > length:
         tail = (length - 1) // 2
         name = f"{name[: length - 1 - tail]}…{name[-tail:]}"
