@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint format bench docs clean
+.PHONY: demo test lint format bench soak docs clean
 
 demo: .venv/ready
 	@$(BIN)/zoo train digits_nin_dsn --runs demo/runs --name demo
@@ -28,6 +28,10 @@ format: .venv/ready
 
 bench: .venv/ready
 	@$(BIN)/python benchmarks/step.py
+
+# Half an hour or more: kills, bad inputs, hostile servers. docs/reliability.md has its last figures.
+soak: .venv/ready
+	@$(BIN)/python benchmarks/soak
 
 docs: .venv/docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
