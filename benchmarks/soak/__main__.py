@@ -37,11 +37,11 @@ class Attack:
 
 
 ATTACKS = {
-    "trainings": Attack("kills of trainings on one device", kills.trainings, 180),
-    "workers": Attack("kills of one of two workers, or of both", kills.two_workers, 20, 1),
-    "tune": Attack("kills of `zoo tune`", kills.searches, 50),
-    "figure": Attack("kills of `zoo figure`", kills.figures, 50),
-    "export": Attack("kills of `zoo export`, with a reader", kills.export_kills, 60),
+    "trainings": Attack("kills of trainings on one device", kills.trainings, 185),
+    "workers": Attack("kills of one of two workers, or of both", kills.two_workers, 15, 1),
+    "tune": Attack("kills of zoo tune", kills.searches, 50),
+    "figure": Attack("kills of zoo figure", kills.figures, 50),
+    "export": Attack("kills of zoo export, with a reader", kills.export_kills, 60),
     "signals": Attack("SIGINT, SIGTERM, SIGHUP, or halted and continued", kills.signals, 20),
     "full": Attack("files that can get no longer", conditions.full_disks, 15),
     "small": Attack("a file system that is full", conditions.small_disks, 10),
