@@ -21,7 +21,7 @@ NUMBERS = (
 )
 BAD_NUMBERS = ("nan", "inf", "-inf", "-1", "1e308", "x", "", "0x10", "1,5", "\x1b[31m", "1" * 400)
 BAD_URLS = ("", "ftp://x", "http://", "x", "http://[::1", "http://127.0.0.1:1", "grpc://")
-BAD_NAMES = ("..", "/abs", "../../x", "", "a\nb", "x" * 300, "é" * 200, "a/b", ".")
+BAD_NAMES = ("..", "/abs", "../../x", "", "a\nb", "x" * 300, "é" * 200, ".")
 
 
 def bad_commands(scratch, seed, count=25):
@@ -37,7 +37,9 @@ def bad_commands(scratch, seed, count=25):
         if not command.wait(30):
             command.kill()
             return index + 1, f"{arguments} takes longer than 30 s"
-        errors = [line for line in command.output.splitlines() if line.startswith("zoo:")]
+        lines = command.output.splitlines()
+        errors = [line for line in lines if line.startswith("zoo:")]
+        errors += [line for line in lines if line.endswith("checks failed")]  # of `zoo verify`
         if command.code not in (1, 2) or len(errors) != 1 or "Traceback" in command.output:
             return index + 1, f"{arguments}: exit code {command.code}: {command.output[-300:]}"
         after = sorted(path.name for path in folder.rglob("*"))
