@@ -55,12 +55,13 @@ def learning_curves(history, evaluated_on):
     return figure
 
 
-def head_losses(history):
+def head_losses(history, evaluated_on):
     """Draw the loss of each head of a deeply supervised model, before its companion weight.
 
     Arguments:
         history: as for `learning_curves`. `DeeplySupervised` logs the columns `output_loss` and
             `<layer>_loss`.
+        evaluated_on: the name of the images for evaluation, "test" or "validation".
 
     Returns:
         A `Figure`; None without these columns.
@@ -69,13 +70,13 @@ def head_losses(history):
     heads = [*sorted({*heads} - {"output_loss"}, key=_natural_order), "output_loss"]
     if len(heads) < 2 or not np.isfinite(history.get("output_loss", [])).any():
         return None
-    splits = [("", "training data")]
+    splits = [("", "training images")]
     if np.isfinite(history.get("val_output_loss", [])).any():
-        splits.append(("val_", "held-out data"))
+        splits.append(("val_", f"{evaluated_on} images"))
     height = 0.5 + 2.1 * len(splits) + 0.2 * -(-len(heads) // 3)
     figure = style.new_figure("Loss of each head", height)
-    # From light green for the first layer to deep blue. The output is vermilion.
-    depths = matplotlib.colormaps["viridis"](np.linspace(0.75, 0.15, len(heads) - 1))
+    # From light green for the first layer to blue. The output is vermilion.
+    depths = matplotlib.colormaps["viridis"](np.linspace(0.75, 0.35, len(heads) - 1))
     curves = []
     for axes, (prefix, split) in zip(
         np.ravel(figure.subplots(len(splits), 1, sharex=True, sharey=True)), splits, strict=True
@@ -145,7 +146,7 @@ def confusion_matrix(labels, predictions, names):
     mistakes = counts - np.diag(right)
     colours = _VERMILIONS(mistakes / max(mistakes.max(), 1))
     colours[np.diag_indices(classes)] = _BLUES(right / np.maximum(counts.sum(axis=1), 1))
-    colours[counts == 0] = (1, 1, 1, 1)
+    colours[counts == 0] = (1, 1, 1, 0)
 
     figure = style.new_figure("Confusion matrix (number of images)", 5.0)
     axes = figure.subplots()
@@ -155,7 +156,7 @@ def confusion_matrix(labels, predictions, names):
     step = 1 if classes <= 25 else 5 if classes <= 60 else 10
     pitch = 260 / classes  # points from one row to the next if long names leave the least room
     shown = np.arange(0, classes, step)
-    ticks = [style.shorten(names[index], 12) for index in shown]
+    ticks = [style.shorten(names[index], 20 if classes <= 10 else 12) for index in shown]
     axes.set_yticks(shown, ticks, fontsize=style.TEXT)
     crowded = 0.7 * style.TEXT * max(map(len, ticks)) > pitch * step
     axes.set_xticks(shown, ticks, fontsize=style.TEXT, rotation=90 if crowded else 0)
@@ -179,7 +180,7 @@ def _write_counts(axes, counts, pitch):
             counts[row, column],
             ha="center",
             va="center",
-            color=style.INK,
+            color=style.ON_COLOUR,
             fontsize=min(style.TITLE, 1.3 * pitch / max(digits, 2)),
         )
 

@@ -1,11 +1,13 @@
 """Write the page of a run folder: the results, the figures, and how to reproduce the run."""
 
-import base64
 import io
+import re
 from pathlib import Path
 
 import keras
+import matplotlib
 import numpy as np
+from markupsafe import Markup
 
 from zoo import files, measures
 from zoo.markup import template
@@ -40,7 +42,7 @@ def write(run, model, data):
 
     drawings = {
         "learning_curves": figures.learning_curves(history, results["evaluated_on"]),
-        "head_losses": figures.head_losses(history),
+        "head_losses": figures.head_losses(history, results["evaluated_on"]),
         "exit_errors": figures.exit_errors(results.get("exits"), results["evaluated_on"]),
         "confusion_matrix": figures.confusion_matrix(labels, predictions, names),
         "confident_mistakes": figures.confident_mistakes(images, labels, probabilities, names),
@@ -127,12 +129,12 @@ def _disagreement(results, counts):
 
 
 def _save(drawings, folder):
-    """Write each figure as a PNG file, and return {name: data URI}.
+    """Write each figure as a PNG file, and return {name: SVG}.
 
     The file of a figure that is None is removed: a page from before may have left it.
     """
     folder.mkdir(exist_ok=True)
-    uris = {}
+    drawn = {}
     for name, figure in drawings.items():
         file = folder / f"{name}.png"
         if figure is None:
@@ -141,8 +143,23 @@ def _save(drawings, folder):
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=200)
         files.write(file, png.getvalue())
-        uris[name] = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
-    return uris
+        drawn[name] = _svg(figure, name)
+    return drawn
+
+
+def _svg(figure, name):
+    """Return a figure as SVG for the page, whose colours follow the page's.
+
+    Letters are paths, so no name of a class can be markup.
+    """
+    svg = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context({"svg.hashsalt": name}):  # else other bytes each time
+        figure.savefig(svg, format="svg", dpi=200, transparent=True, metadata=nothing)
+    text = svg.getvalue()
+    text = re.sub(r"<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
+    # Several figures share a page.
+    return Markup(re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text))
 
 
 def _render(**content):

@@ -15,7 +15,9 @@ from zoo.text import printable
 WIDTH = 4.8  # inches
 TITLE, TEXT, SMALL = 11, 9, 8  # points
 # Blue and vermilion of Okabe and Ito. Colour-blind people can tell them apart.
+# The page has rules for ink, quiet and grid, so that figures follow the dark mode of a browser.
 BLUE, VERMILION, INK, QUIET, GRID = "#0072B2", "#D55E00", "#222222", "#BBBBBB", "#EEEEEE"
+ON_COLOUR = "#111111"  # stays dark, since the colours below it stay light
 
 
 def new_figure(title, height):
