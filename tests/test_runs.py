@@ -285,6 +285,19 @@ def test_a_folder_refuses_another_run(begun):
     Run(run.folder / "new").refuse_another(changed(record, seed=1), defaults)
 
 
+def test_more_epochs_of_a_finished_run_are_another_run_that_begins_with_its_weights(begun):
+    run, record = begun
+    defaults = dataclasses.asdict(Small())
+    for fields, finished in (({"epochs": 60}, False), ({"epochs": 60, "seed": 1}, True)):
+        if finished:
+            (run.folder / "results.json").write_text("{}")
+        with pytest.raises(RecipeError, match=r"choose another --name\.$"):
+            run.refuse_another(changed(record, **fields), defaults)
+    command = rf"its weights: zoo finetune --data digits --weights {run.folder}$"
+    with pytest.raises(RecipeError, match=command):
+        run.refuse_another(changed(record, epochs=60), defaults)
+
+
 def test_a_field_newer_than_the_folder_had_its_default_then(begun):
     run, record = begun
     defaults = dataclasses.asdict(Small())

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import dataclasses
 import importlib.util
+import os
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -54,8 +55,14 @@ class Recipe:
 
     data: str = "digits"
     """Training data: a TFDS name, "digits", a folder of class folders, or an .npz file."""
-    image_size: tuple[int, int] | None = None
-    """Height and width to resize a folder's images to. Required if their sizes differ."""
+    image_size: tuple[int, int] | int | None = None
+    """Height and width to resize a folder's images to. Required if their sizes differ.
+    One number stands for both."""
+    resize: Literal["squash", "crop", "pad"] = "squash"
+    """Way to another aspect ratio. squash: stretch the image. crop: cut off two sides.
+    pad: add black at two sides. Exports and `zoo predict` do the same."""
+    channels: Literal[1, 3] | None = None
+    """1 makes all images grey, 3 makes all RGB. None: RGB if a folder has an image in colours."""
     stream: bool | None = None
     """Read the images of a folder or data set from disk instead of memory. None: from 2 GiB on."""
     skip_corrupt: float = 0.0
@@ -81,6 +88,30 @@ class Recipe:
     """Seed of the initial weights, the order of the images, the augmentation and the dropout."""
     validation: float = 0.0
     """Share of the training images to hold out and evaluate on. 0: evaluate on the test set."""
+    validation_group: str | None = None
+    """Regular expression for the path of an image in the folder of the data. What it matches is
+    the image's group: "[^/]*_" finds rex_ in cat/rex_01.jpg. --validation divides no group."""
+    validation_list: str | None = None
+    """File with the images to hold out and evaluate on: one path a line, relative to the folder of
+    the data."""
+    class_weights: Literal["balanced"] | None = None
+    """balanced: in the training loss, a class of few images counts as much as one of many."""
+
+    def __post_init__(self) -> None:
+        """Take one number as height and width."""
+        if isinstance(self.image_size, int):
+            object.__setattr__(self, "image_size", (self.image_size, self.image_size))
+
+    @property
+    def judged_on(self) -> str:
+        """The name of the images to evaluate on, "validation" or "test"."""
+        return "validation" if self.validation or self.validation_list else "test"
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The arguments of `zoo.data.load` that the fields give."""
+        fields = ("image_size", "stream", "skip_corrupt", "channels")
+        return {**{name: getattr(self, name) for name in fields}, "resizing": self.resize}
 
     def check(self) -> None:
         """Refuse values that no training can use.
@@ -92,11 +123,23 @@ class Recipe:
             RecipeError: if a field is out of range; names its flag.
         """
         for field in ("epochs", "batch_size", "micro_batches", "learning_rate"):
-            self.require(field, getattr(self, field) > 0, "a positive number")
+            value = getattr(self, field)
+            follows = field == "batch_size" and value == type(self).batch_size == 0
+            self.require(field, value > 0 or follows, "a positive number")
         self.require("steps_per_epoch", self.steps_per_epoch >= 0, "0 or more")
         self.require("weight_decay", self.weight_decay >= 0, "0 or more")
         self.require("skip_corrupt", 0 <= self.skip_corrupt < 1, "a share in 0 <= share < 1")
         self.require("validation", 0 <= self.validation < 1, "a share in 0 <= share < 1")
+        self.require(
+            "validation_group",
+            self.validation_group is None or self.validation,
+            "for a --validation SHARE",
+        )
+        self.require(
+            "validation_list",
+            not self.validation_list or not self.validation,
+            "given without --validation, since the list says what is held out",
+        )
         self.require("seed", 0 <= self.seed < 2**31, "a whole number from 0 to 2^31 - 1")
         for setting in dataclasses.fields(self):
             self._check_numbers(setting.name)
@@ -126,13 +169,16 @@ class Recipe:
 
     def datasets(self) -> "tuple[ImageData, ImageData]":
         """Return the training images and the images to evaluate on."""
-        from zoo.data import load
+        from zoo.data import dividing, load
 
-        options = {key: getattr(self, key) for key in ("image_size", "stream", "skip_corrupt")}
-        training = load(self.data, "train", **options)
+        training = load(self.data, "train", **self.reading)
+        if self.validation_list:
+            return dividing.hold_out_listed(training, self.data, self.validation_list)
+        if self.validation_group:
+            return dividing.hold_out_groups(training, self.validation, self.validation_group)
         if self.validation:
             return training.holdout(self.validation)
-        return training, load(self.data, "test", **options)
+        return training, load(self.data, "test", **self.reading)
 
     def augmentation(self) -> "Augmentation":
         """Return the random changes of the training images; by default there are none."""
@@ -265,6 +311,24 @@ def fields_from_json(fields: dict[str, Any]) -> dict[str, Any]:
     return {
         key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
     }
+
+
+def located(path: str, begun_in: Path | str) -> str:
+    """Return the path of a run's data as it is from here: one that leads nowhere may be relative.
+
+    Arguments:
+        path: the path, or the name of a data set.
+        begun_in: the folder that a relative path begins at.
+    """
+    there = Path(begun_in, path)
+    if Path(path).expanduser().exists() or not there.exists():
+        return path
+    if os.sep not in path:
+        from zoo.data.readers import data_sets
+
+        if path in ("digits", *data_sets()):
+            return path
+    return str(there)
 
 
 def file_of_run(record: dict[str, Any], sha256: str | None, own_file: Path | None = None) -> Path:

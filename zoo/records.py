@@ -10,7 +10,17 @@ from typing import Any, Literal, NoReturn
 from zoo.errors import UsageError
 
 # What a record holds under these names, if it has them.
-_TEXTS = {"recipe", "file", "title", "evaluated_on", "python", "backend", "precision", "command"}
+_TEXTS = {
+    "recipe",
+    "file",
+    "title",
+    "begun_in",
+    "evaluated_on",
+    "python",
+    "backend",
+    "precision",
+    "command",
+}
 _NUMBERS = {"accuracy", "error_percent", "errors", "loss", "examples", "train_examples", "epochs"}
 _NUMBERS |= {"seconds", "parameters", "resumed", "seed"}
 _LISTS_OF_TEXTS = {"label_names", "warnings"}

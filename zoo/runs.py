@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 from zoo import files, records
 from zoo import recipe as recipes
 from zoo.errors import UsageError
+from zoo.markup import shell
 from zoo.recipe import Recipe, RecipeError
 from zoo.text import flag, printable
 
@@ -59,6 +61,11 @@ class Run:
         return self._json("results").is_file()
 
     @property
+    def is_begun(self) -> bool:
+        """True if a training began in the folder, or left a model there."""
+        return self._json("recipe").is_file() or self.has_model
+
+    @property
     def has_model(self) -> bool:
         """True if the folder has a trained model."""
         return self.model_file.is_file()
@@ -71,7 +78,7 @@ class Run:
 
     @functools.cached_property
     def record(self) -> dict[str, Any]:
-        """recipe.json: the recipe's name, file, title and fields."""
+        """recipe.json, as `record_of` makes it."""
         return self._read("recipe")
 
     @functools.cached_property
@@ -92,6 +99,18 @@ class Run:
             UsageError: if recipe.json is damaged.
         """
         return self._fields_of(Recipe)
+
+    @property
+    def data(self) -> str:
+        """The data set of the run; a path is one from here, see `zoo.recipe.located`."""
+        return self._located().get("data") or self.fields["data"]
+
+    def _located(self) -> dict[str, str]:
+        """Return the fields that hold a path, as it is from here."""
+        # Older runs do not know where they began. By default it was three folders up.
+        begun_in = self.record.get("begun_in") or (self.folder / "../../..").resolve()
+        paths = {name: self.fields.get(name) for name in ("data", "validation_list")}
+        return {name: recipes.located(path, begun_in) for name, path in paths.items() if path}
 
     def _fields_of(self, recipe_class: type[Recipe]) -> dict[str, Any]:
         """Return the fields. Those of this class must have values of their types."""
@@ -153,7 +172,7 @@ class Run:
         """
         recipe_class = self.recipe_class(own_file)
         try:
-            return recipe_class(**self._fields_of(recipe_class))
+            return recipe_class(**{**self._fields_of(recipe_class), **self._located()})
         except TypeError as error:
             raise records.damaged(self._json("recipe"), str(error)) from error
 
@@ -290,8 +309,12 @@ class Run:
         if not self._json("recipe").exists():
             return
         if differences := differences_of(self._read("recipe"), record, defaults):
+            hint = ""
+            if self.is_finished and re.fullmatch(r"epochs=\d+, now \d+", differences):
+                flags = ("--data", record["fields"]["data"], "--weights", self.folder)
+                hint = f" To go on from its weights: {shell('zoo', 'finetune', *flags)}"
             raise RecipeError(
-                f"{self.folder} holds a run with {differences}; choose another --name."
+                f"{self.folder} holds a run with {differences}; choose another --name.{hint}"
             )
 
     def _json(self, name: str) -> Path:
@@ -384,10 +407,14 @@ def flags_of(name: str) -> str:
 
 
 def record_of(recipe: Recipe, file: Path | str) -> dict[str, Any]:
-    """Return the contents of recipe.json: the recipe's name, file, title and fields."""
+    """Return the contents of recipe.json: the recipe's name, file, title and fields.
+
+    Relative paths in the fields are those of the folder `begun_in`.
+    """
     return {
         "recipe": Path(file).stem,
         "file": str(Path(file).resolve()),
         "title": recipes.title(file),
+        "begun_in": os.getcwd(),
         "fields": json.loads(json.dumps(dataclasses.asdict(recipe))),
     }

@@ -21,7 +21,7 @@ from stand_in import StandIn
 from zoo import tables
 from zoo.commands import predicting, sending
 from zoo.data import DataError, read_image
-from zoo.serving import client, decoding, exporting, hostile_inputs
+from zoo.serving import card, client, decoding, exporting, hostile_inputs, signatures
 from zoo.serving.served_model import ServedModel
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
@@ -60,7 +60,8 @@ def places(shape, tmp_path_factory):
     model, run = window(shape), folder / "run"
     labels = [str(index) for index in range(model.output_shape[-1])]
     run.mkdir()
-    for name, content in (("recipe", {}), ("results", {"label_names": labels})):
+    recipe = {"fields": {"data": "digits"}}
+    for name, content in (("recipe", recipe), ("results", {"label_names": labels})):
         (run / f"{name}.json").write_text(json.dumps(content), "utf-8")
     model.save(run / "model.keras")
     exporting.export_savedmodel(model, labels, folder / "window", top_k=len(labels))
@@ -133,8 +134,8 @@ def verdict(pixels):
     return "refused" if pixels is None else "read"
 
 
-def decode(file, shape):
-    return decoding.decode(tf.constant([file]), shape).numpy()[0]
+def decode(file, shape, resizing="squash"):
+    return decoding.decode(tf.constant([file]), shape, resizing).numpy()[0]
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -151,6 +152,32 @@ def test_the_graph_decodes_as_pillow_to_the_level(name, channels, tmp_path):
     for size in ((24, 20), (20, 24), (23, 37), (7, 50)):
         pixels = trained_on(tmp_path / "file", (*size, channels))
         np.testing.assert_allclose(decode(ODD[name], pixels.shape), pixels, atol=1.001)
+
+
+@pytest.mark.parametrize("resizing", ["crop", "pad"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+def test_the_graph_keeps_the_aspect_ratio_as_training_does(resizing, orientation, tmp_path):
+    for height, width in ((37, 24), (24, 38), (3, 90)):
+        image = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+        file = encode(image, "PNG", exif=exif(orientation, "<"))
+        (tmp_path / "file").write_bytes(file)
+        for shape in ((24, 20, 3), (20, 24, 1), (9, 9, 3)):
+            expected = read_image(tmp_path / "file", shape, resizing)
+            np.testing.assert_allclose(decode(file, shape, resizing), expected, atol=1.001)
+
+
+def test_a_signature_resizes_as_the_record_of_the_training_says(tmp_path):
+    assert card.resizing_of(None) == card.resizing_of({"recipe": {"fields": {}}}) == "squash"
+    resizing = card.resizing_of({"recipe": {"fields": {"resize": "pad"}}})
+    shape = SHAPES["colour"]
+    model, file = window(shape), tmp_path / "wide.png"
+    labels = [str(index) for index in range(model.output_shape[-1])]
+    Image.fromarray(np.full((4, 12, 3), 200, np.uint8)).save(file)
+    module, functions = signatures.module(model, labels, 5, max_batch=32, resizing=resizing)
+    answer = functions["predict_bytes"](tf.constant([file.read_bytes()]))["probabilities"]
+    found = pixels_of(answer.numpy()[0], shape)
+    assert module.weights
+    assert np.abs(found - read_image(file, shape, "pad")).max() < 1.01
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

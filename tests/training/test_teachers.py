@@ -328,6 +328,11 @@ def test_a_teacher_that_is_not_there_says_how_to_make_it(path, message, tmp_path
         load(path)
 
 
+def test_a_teacher_is_found_by_its_name_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load("digits_nin_dsn").output_shape == (None, 10)
+
+
 def test_a_teacher_whose_training_was_stopped_says_how_to_go_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/mnist_mlp/default").mkdir(parents=True)

@@ -46,6 +46,9 @@ class ImageData:
         skipped: a message for each image that was left out: its file, and the reason.
         source: a description of the images that these were divided from, with a checksum of
             their pixels; "" if the data set has its own test images.
+        notes: what else was found in a folder, in sentences: grey images among colours, files that
+            are no images, empty folders.
+        files: the path of each image in a folder, relative to it; () for other data.
 
     Raises:
         DataError: if the images are not whole numbers in 0..255, all in 0..1, or not grey or RGB,
@@ -60,6 +63,8 @@ class ImageData:
     label_names: Sequence[str]
     skipped: Sequence[str] = field(default=(), repr=False)
     source: str = field(default="", repr=False)
+    notes: Sequence[str] = field(default=(), repr=False)
+    files: Sequence[str] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         where = f"{self.name} ({self.split})"
@@ -209,6 +214,15 @@ class ImageData:
             self, batch_size, part, seed, start_step, augmentation, views, teacher_logits
         )
 
+    def balanced(self, batches: Any) -> Any:
+        """Add a third part to `training_batches`, the weights float32 (batch_size,).
+
+        A class of n of all N images, among k classes that have images, has the weight N / (k n).
+        """
+        counts = np.bincount(self.labels, minlength=self.classes)
+        weights = self.examples / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        return _of_the_backend().weighted(batches, weights.astype(np.float32))
+
     def views(
         self, views: int, batch_size: int, *, seed: int, augmentation: Augmentation = AS_THEY_ARE
     ) -> Any:
@@ -270,7 +284,7 @@ class ImageData:
                     f"{self.name} has no class {label!r} to leave out; expected 0 to "
                     f"{self.classes - 1}."
                 )
-        return self._take(np.flatnonzero(~np.isin(self.labels, list(classes))))
+        return self.take(np.flatnonzero(~np.isin(self.labels, list(classes))))
 
     def holdout(
         self, fraction: float, seed: int = 0, order: np.ndarray | None = None
@@ -307,7 +321,7 @@ class ImageData:
                 f"{self.name} ({self.split}): a holdout of {fraction} leaves no training image of "
                 f"class {self.label_names[lost[0]]!r}; give a smaller fraction."
             )
-        return self._take(rest), dataclasses.replace(self._take(chosen), split="validation")
+        return self.take(rest), dataclasses.replace(self.take(chosen), split="validation")
 
     def subset(self, examples: int, seed: int = 0) -> "ImageData":
         """Return `examples` images, with the classes in proportion, and at least one of each.
@@ -323,11 +337,14 @@ class ImageData:
                 f"{self.name} ({self.split}): a subset has {self.classes} (one per class) to "
                 f"{self.examples} images; received {examples}."
             )
-        return self._take(self._stratified(examples, self._shuffled(seed)))
+        return self.take(self._stratified(examples, self._shuffled(seed)))
 
-    def _take(self, indices: np.ndarray) -> "ImageData":
+    def take(self, indices: np.ndarray) -> "ImageData":
+        """Return the images of these indices."""
         images = self.images.take(indices, axis=0)
-        return dataclasses.replace(self, images=images, labels=self.labels[indices])
+        known = len(self.files) == self.examples
+        names = tuple(self.files[index] for index in indices) if known else ()
+        return dataclasses.replace(self, images=images, labels=self.labels[indices], files=names)
 
     def _shuffled(self, seed: int) -> np.ndarray:
         return np.random.default_rng(seed).permutation(self.examples)

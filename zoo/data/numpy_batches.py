@@ -196,8 +196,25 @@ class TrainingBatches(keras.utils.PyDataset):
         return self.of_views[view]
 
 
+class Weighted(keras.utils.PyDataset):
+    """The batches of `ImageData.balanced`; `weights` is (classes,)."""
+
+    def __init__(self, batches: keras.utils.PyDataset, weights: np.ndarray) -> None:
+        super().__init__()
+        self.batches, self.weights = batches, weights
+
+    @property
+    def num_batches(self) -> int | None:
+        return self.batches.num_batches
+
+    def __getitem__(self, index):
+        images, targets = self.batches[index]
+        labels = targets["labels"] if isinstance(targets, dict) else targets
+        return images, targets, self.weights[labels]
+
+
 # `ImageData` calls the functions of this module by the names that they have in tf_batches.
-batches, training_batches = Batches, TrainingBatches
+batches, training_batches, weighted = Batches, TrainingBatches, Weighted
 
 
 def draws_of_view(

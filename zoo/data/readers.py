@@ -8,6 +8,7 @@ import math
 import os
 import re
 import socket
+import typing
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ import numpy as np
 from zoo import memory
 from zoo.data import packs
 from zoo.data.checks import DataError, refuse_special_file
-from zoo.data.decoding import resize
+from zoo.data.decoding import Resizing, resize, with_channels
 from zoo.data.dividing import divide
 from zoo.data.folders import read_folder
 from zoo.data.image_data import ImageData
@@ -32,9 +33,12 @@ def load(
     split: str = "train",
     *,
     data_dir: str | Path | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: tuple[int, int] | int | None = None,
     stream: bool | None = None,
     skip_corrupt: float = 0.0,
+    channels: int | None = None,
+    resizing: Resizing = "squash",
+    whole: bool = False,
 ) -> ImageData:
     """Load the training or test images of a data set, a folder or a file.
 
@@ -54,18 +58,26 @@ def load(
             A folder FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAGE beside FOLDER/test (or val,
             valid, validation). Photographs are turned upright as their EXIF data say. Grey images
             of 1 and 16 bits become 8 bits, palettes and other colours become RGB, and transparent
-            pixels are laid on white. Hidden files are ignored.
+            pixels are laid on white. One image with colours makes all of them RGB. Hidden files
+            are ignored. Other files that are no images, such as notes.txt, and empty folders are
+            left out; see `ImageData.notes`.
             An .npz file of images and labels, or of x_train, y_train, x_test and y_test.
         split: "train" or "test".
         data_dir: the folder of TensorFlow Datasets. The default is the environment variable
             TFDS_DATA_DIR.
-        image_size: (height, width) in pixels to resize to, bilinear and antialiased. The images
-            are stretched to it.
+        image_size: (height, width) in pixels to resize to, bilinear and antialiased. One number
+            stands for both.
         stream: True keeps the decoded images of a folder or of TensorFlow Datasets on disk, and
             reads each batch from there; the batches are the same, to the bit. False keeps them in
             memory. None chooses the disk for more than 2 GiB. See `zoo.streaming`.
         skip_corrupt: the largest share of a folder's files that may be left out because they are
             not images, 0 <= share < 1. With 0, the first such file is refused.
+        channels: 1 converts all images to grey, 3 to RGB. None leaves them as they are, and makes
+            a folder with an image in colours RGB.
+        resizing: what happens to an image of another aspect ratio than `image_size`. "squash"
+            stretches it. "crop" cuts off two sides, and keeps the centre. "pad" adds black at two
+            sides.
+        whole: True does not divide data without test images: all of them are test images.
 
     Raises:
         DataError: if the data cannot be trained on. The message names the file or the index.
@@ -76,6 +88,8 @@ def load(
         raise DataError("data is the name of a data set, a folder or a file; received ''.")
     if split not in ("train", "test"):
         raise DataError(f'split is "train" or "test" (see holdout for more); received {split!r}.')
+    if isinstance(image_size, int):
+        image_size = (image_size, image_size)
     size = np.asarray((1, 1) if image_size is None else image_size)
     if size.shape != (2,) or size.dtype.kind != "i" or size.min() < 1:
         raise DataError(f"image_size is (height, width) in pixels; received {image_size!r}.")
@@ -83,29 +97,46 @@ def load(
     memory.require(pixels, f"An image_size of {image_size}", "give a smaller one")
     if not 0 <= skip_corrupt < 1:
         raise DataError(f"skip_corrupt is a share in 0 <= share < 1; received {skip_corrupt!r}.")
+    if channels not in (None, 1, 3):
+        raise DataError(f"channels is 1 for grey or 3 for RGB; received {channels!r}.")
+    if resizing not in typing.get_args(Resizing):
+        raise DataError(f'resizing is "squash", "crop" or "pad"; received {resizing!r}.')
     if (prepared := read_prepared(name_or_path, split, image_size)) is not None:
         return prepared
     path = Path(name_or_path).expanduser()
     bare = isinstance(name_or_path, str) and os.sep not in name_or_path
+    choices: dict[str, Any] = {"channels": channels, "resizing": resizing, "whole": whole}
     if bare and name_or_path == "digits":
         data = _read_digits(split)
     elif path.exists() and not (bare and name_or_path in data_sets()):
         if path.is_dir():
-            data = read_folder(path, split, image_size, stream, skip_corrupt)
+            data = read_folder(path, split, image_size, stream, skip_corrupt, **choices)
         else:
-            data = _read_npz(path, split)
+            data = _read_npz(path, split, whole)
     else:
-        data = read_tfds(str(name_or_path), split, data_dir, image_size, stream)
-    if image_size and data.image_shape[:2] != tuple(image_size):
-        shape = (data.examples, *image_size, data.image_shape[-1])
-        memory.require(
-            math.prod(shape), f"{data.examples} images of {image_size}", "give a smaller image_size"
-        )
-        resized = np.empty(shape, np.uint8)
-        for index in range(data.examples):
-            resized[index] = resize(data.images[index], image_size)
-        data = dataclasses.replace(data, images=resized)
-    return data
+        data = read_tfds(str(name_or_path), split, data_dir, image_size, stream, **choices)
+    return _changed(data, image_size, channels, resizing) if image_size or channels else data
+
+
+def _changed(
+    data: ImageData,
+    image_size: tuple[int, int] | None,
+    channels: int | None,
+    resizing: Resizing,
+) -> ImageData:
+    """Return the images with this size and these channels; None leaves them alone."""
+    size, own_channels = data.image_shape[:2], data.image_shape[2]
+    shape = (data.examples, *(image_size or size), channels or own_channels)
+    if shape[1:] == data.image_shape:
+        return data
+    memory.require(
+        math.prod(shape), f"{data.examples} images of {shape[1:3]}", "give a smaller image_size"
+    )
+    changed = np.empty(shape, np.uint8)
+    for index in range(data.examples):
+        image = with_channels(data.images[index], shape[-1])
+        changed[index] = resize(image, shape[1:3], resizing)
+    return dataclasses.replace(data, images=changed)
 
 
 def _read_digits(split: str) -> ImageData:
@@ -117,7 +148,7 @@ def _read_digits(split: str) -> ImageData:
     return divide(whole, split, at_random=True)  # published results have this split
 
 
-def _read_npz(path: Path, split: str) -> ImageData:
+def _read_npz(path: Path, split: str, whole: bool) -> ImageData:
     refuse_special_file(path)
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -142,7 +173,7 @@ def _read_npz(path: Path, split: str) -> ImageData:
     # k distinct labels must be 0..k-1: a gap, or a count from 1, leaves one of them out of range.
     label_names = tuple(str(label) for label in range(np.unique(all_labels).size))
     data = ImageData(path.stem, split, images, labels, label_names)
-    return divide(data, split) if "images" in arrays else data
+    return divide(data, split) if "images" in arrays and not whole else data
 
 
 def data_sets() -> list[str]:
@@ -158,6 +189,10 @@ def read_tfds(
     data_dir: str | Path | None,
     image_size: tuple[int, int] | None,
     stream: bool | None,
+    *,
+    channels: int | None = None,
+    resizing: Resizing = "squash",
+    whole: bool = False,
 ) -> ImageData:
     """Read a split of an image classification set of TensorFlow Datasets.
 
@@ -198,10 +233,13 @@ def read_tfds(
             refuse_special_file(file)
         examples = _tfds_examples(builder, source)
         records = [[str(file), os.stat(file).st_size] for file in record_files]
-        contents = [builder.info.full_name, source, image_size, records]
+        chosen = [choice for choice in (channels, resizing) if choice not in (None, "squash")]
+        contents = [builder.info.full_name, source, image_size, records, *chosen]
         origin = (f"{builder.name}-{source}", lambda: (contents, record_files))
         count = splits[source].num_examples
-        images, labels, _ = stack(examples, count, image_size, stream, origin, [])
+        images, labels, _ = stack(
+            examples, count, image_size, stream, origin, [], channels=channels, resizing=resizing
+        )
     except (DataError, packs.PackError, memory.TooLarge):
         raise
     except Exception as error:  # no network, no space, a wrong checksum, a damaged record, ...
@@ -211,7 +249,7 @@ def read_tfds(
             f"{data_dir or '~/tensorflow_datasets'}."
         ) from error
     data = ImageData(name, split, images, labels, features["label"].names)
-    return data if held_out else divide(data, split)
+    return data if held_out or whole else divide(data, split)
 
 
 def _refuse_without_network(urls: Iterable[str], data_dir: Path) -> None:

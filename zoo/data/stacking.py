@@ -10,7 +10,7 @@ import numpy as np
 from zoo import memory
 from zoo.data import packs
 from zoo.data.checks import DataError, as_uint8
-from zoo.data.decoding import resize
+from zoo.data.decoding import Resizing, resize, with_channels
 
 # Larger images stay on disk, because training and evaluation hold up to three copies in memory.
 STREAM_BYTES = 2 * 2**30
@@ -23,6 +23,9 @@ def stack(
     stream: bool | None,
     origin: tuple[str, Callable[[], tuple[Any, Sequence[Path]]]],
     skipped: list[str],
+    *,
+    channels: int | None = None,
+    resizing: Resizing = "squash",
 ) -> tuple[np.ndarray | packs.PackedImages, np.ndarray, list[str]]:
     """Stack images -> uint8 (n, h, w, c), labels int64 (n,), and the messages of `skipped`.
 
@@ -35,13 +38,15 @@ def stack(
         origin: the name of the pack, and a function that returns what the images depend on, as
             JSON, and the files that they are read from.
         skipped: the list to which `examples` adds a message for each image that it leaves out.
+        channels: 1 converts the images to grey, 3 to RGB; None leaves them alone.
+        resizing: the way to another aspect ratio; see `zoo.data.decoding.resize`.
 
     Raises:
         DataError: if there are no images, or if their shapes differ.
         zoo.streaming.PackError: if the disk has too little room.
         zoo.memory.TooLarge: if the memory has too little room.
     """
-    rows = _alike(examples, image_size)
+    rows = _alike(examples, image_size, channels, resizing)
     first = next(rows, None)
     if first is None:
         raise DataError(f"{origin[0]}: no images.")
@@ -60,21 +65,26 @@ def stack(
 
 
 def _alike(
-    examples: Iterable[tuple[str | Path, np.ndarray, int]], image_size: Sequence[int] | None
+    examples: Iterable[tuple[str | Path, np.ndarray, int]],
+    image_size: Sequence[int] | None,
+    channels: int | None,
+    resizing: Resizing,
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Yield (image, label): uint8 images that all have the shape of the first."""
     shape = first = None
     for where, image, label in examples:
         image = as_uint8(image, where)
+        if channels:
+            image = with_channels(image, channels)
         if image_size:
-            image = resize(image, image_size)
+            image = resize(image, image_size, resizing)
         if shape is None:
             shape, first = image.shape, where
         if image.shape != shape:
             raise DataError(
                 f"{where} has the shape {image.shape} and {first} {shape}: (height, "
                 "width, channels) must agree. For sizes, give image_size=(height, width), at the "
-                "command line --image-size HEIGHT WIDTH; for "
-                "channels, save all images as grey or all as RGB."
+                "command line --image-size HEIGHT WIDTH; for channels, channels=1 or 3, at the "
+                "command line --channels 1 or 3."
             )
         yield image, label

@@ -81,6 +81,17 @@ def training_batches(
     )
 
 
+def weighted(batches: Any, weights: np.ndarray) -> Any:
+    """Make the batches of `ImageData.balanced`; `weights` is (classes,)."""
+
+    def with_weights(images, targets):
+        labels = targets["labels"] if isinstance(targets, dict) else targets
+        with tf.device("CPU:0"):
+            return images, targets, tf.gather(tf.constant(weights), labels)
+
+    return batches.map(with_weights)
+
+
 def views(
     data: "ImageData", count: int, batch_size: int, seed: int, augmentation: Augmentation
 ) -> Any:

@@ -40,17 +40,17 @@ _BLOCK = 2**18
 _CHANNELS = (1, 4, 3, 1, 2, 4, 4)
 
 
-def decode(encoded: tf.Tensor, image_shape: Sequence[int]) -> tf.Tensor:
+def decode(encoded: tf.Tensor, image_shape: Sequence[int], resizing: str = "squash") -> tf.Tensor:
     """Decode and resize PNG or JPEG files -> (batch, height, width, channels) float32, upright.
 
     `encoded` is (batch,). Files that would cost more than a request may are refused before one is
-    decoded.
+    decoded. `resizing` is that of `zoo.data.load`: "squash", "crop" or "pad".
     """
     image = tf.TensorSpec(image_shape, tf.float32)
     files = _admitted(encoded, image_shape)
     # Each pixel may take 3 bytes while it is decoded, and 8 if it is transparent.
     return tf.map_fn(
-        lambda file: _decoded(file, image_shape),
+        lambda file: _decoded(file, image_shape, resizing),
         files,
         parallel_iterations=4,
         fn_output_signature=image,
@@ -206,7 +206,7 @@ def _header(encoded):
     return header, is_png & (tf.strings.length(encoded) >= length)
 
 
-def _decoded(encoded, image_shape):
+def _decoded(encoded, image_shape, resizing):
     """Decode and resize one file that was admitted -> (height, width, channels) float32."""
     height, width, channels = image_shape
     header, is_png = _header(encoded)
@@ -221,8 +221,30 @@ def _decoded(encoded, image_shape):
     orientation = _orientation(encoded, is_png)
     # Turning a small image is cheap, and it does not matter which comes first.
     size = tf.where(orientation > 4, (width, height), (height, width))
-    pixels = tf.image.resize(pixels, size, "bilinear", antialias=True)
+    pixels = _resized(pixels, size, resizing)
     return tf.cond(orientation > 1, lambda: _turned(pixels, orientation), lambda: pixels)
+
+
+def _resized(pixels, size, resizing):
+    """Resize an image as `zoo.data.decoding.resize` does -> float32 (height, width, channels)."""
+    if resizing == "pad":
+        margins = _margins(size, tf.shape(pixels)[:2])
+        pixels = tf.image.resize(pixels, size - 2 * margins, "bilinear", antialias=True)
+        margins = tf.concat([margins, [0]], axis=0)
+        return tf.pad(pixels, tf.stack([margins, margins], axis=1))
+    if resizing == "crop":
+        shape = tf.shape(pixels)[:2]
+        first = _margins(shape, size)
+        last = shape - first
+        pixels = pixels[first[0] : last[0], first[1] : last[1]]
+    return tf.image.resize(pixels, size, "bilinear", antialias=True)
+
+
+def _margins(outer, inner):
+    """Return what surrounds the largest part of `outer` with the aspect ratio of `inner`."""
+    outer, inner = tf.cast(outer, tf.int64), tf.cast(inner, tf.int64)
+    part = (2 * outer[::-1] * inner + inner[::-1]) // (2 * inner[::-1])  # rounded
+    return tf.cast(tf.maximum(outer - tf.maximum(part, 1), 0) // 2, tf.int32)
 
 
 def refuse_unless(condition: tf.Tensor, message: str | tf.Tensor, value: tf.Tensor) -> tf.Tensor:

@@ -47,6 +47,7 @@ def module(
     exits: keras.Model | None = None,
     *,
     max_batch: int,
+    resizing: str = "squash",
 ) -> tuple[tf.Module, dict[str, Any]]:
     """Return (the module to save, its signatures by name).
 
@@ -58,10 +59,11 @@ def module(
         top_k: how many classes an answer names.
         exits: maps the same pixels to {depth: logits}. It becomes a signature of its own.
         max_batch: how many images a request may have.
+        resizing: the way in which files are resized; see `zoo.serving.decoding.decode`.
     """
     height, width, channels = model.input_shape[1:]
     images_spec = tf.TensorSpec((None, height, width, channels), tf.float32, "images")
-    signatures = _answering(model, labels, top_k, images_spec, max_batch)
+    signatures = _answering(model, labels, top_k, images_spec, max_batch, resizing)
     if exits is not None:
         signatures["exits"] = _every_exit(exits, images_spec, max_batch)
     saved = tf.Module()
@@ -69,7 +71,7 @@ def module(
     return saved, signatures
 
 
-def _answering(model, labels, top_k, images_spec, max_batch):
+def _answering(model, labels, top_k, images_spec, max_batch, resizing):
     """Return the three signatures that answer with the output of the model."""
 
     def answer(images):
@@ -85,7 +87,7 @@ def _answering(model, labels, top_k, images_spec, max_batch):
         }
 
     def answer_bytes(image_bytes):
-        return answer(decoding.decode(image_bytes, tuple(images_spec.shape[1:])))
+        return answer(decoding.decode(image_bytes, tuple(images_spec.shape[1:]), resizing))
 
     @tf.function(input_signature=[images_spec])
     def serving_default(images):

@@ -1,5 +1,6 @@
 """Load a recipe's data, make its plan, and check both before the first step."""
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-def checked_data(recipe: Recipe) -> tuple[ImageData, ImageData]:
-    """Return the training images and the images to evaluate on.
+def checked_data(recipe: Recipe) -> tuple[Recipe, ImageData, ImageData]:
+    """Return the recipe, the training images and the images to evaluate on.
+
+    A batch size that is the recipe's default becomes the number of images if these are fewer. A
+    batch size of 0 becomes a twenty-fourth of the number of images, from 8 to 64.
 
     Raises:
         RecipeError: if the two differ in shape or classes, or a batch has more images than there
@@ -25,8 +29,8 @@ def checked_data(recipe: Recipe) -> tuple[ImageData, ImageData]:
         zoo.data.DataError: if the images cannot be read, or the augmentation does not suit them.
         zoo.memory.TooLarge: if the memory is too small for the images.
     """
-    if recipe.image_size:  # before the images are read, which may take long
-        _require_memory_of_batch(recipe, recipe.image_size)
+    if size := recipe.reading["image_size"]:  # before the images are read, which may take long
+        _require_memory_of_batch(recipe, size)
     training, judging = recipe.datasets()
     for name in ("image_shape", "label_names"):
         if getattr(training, name) != getattr(judging, name):
@@ -34,13 +38,18 @@ def checked_data(recipe: Recipe) -> tuple[ImageData, ImageData]:
                 f"{training.name} has the {name} {getattr(training, name)} to train with, and "
                 f"{getattr(judging, name)} to be judged by."
             )
+    if not recipe.batch_size:
+        follows = min(max(training.examples // 24, 8), 64, training.examples)
+        recipe = dataclasses.replace(recipe, batch_size=follows)
     if recipe.batch_size > training.examples:
-        raise RecipeError(
-            f"--batch-size is at most {training.examples}, the number of training images; "
-            f"received {recipe.batch_size}."
-        )
+        if recipe.batch_size != type(recipe)().batch_size:
+            raise RecipeError(
+                f"--batch-size is at most {training.examples}, the number of training images; "
+                f"received {recipe.batch_size}."
+            )
+        recipe = dataclasses.replace(recipe, batch_size=training.examples)
     training.check_augmentation(recipe.augmentation())
-    return training, judging
+    return recipe, training, judging
 
 
 def _require_memory_of_batch(recipe, shape):

@@ -102,7 +102,14 @@ def train(
                 draw_missing_page(recipe, run, progress)
             return run.folder
         _set_up_keras(recipe, deterministic)
-        training, judging = checked_data(recipe)
+        default, (recipe, training, judging) = recipe.batch_size, checked_data(recipe)
+        if not default:
+            progress.say(f"--batch-size is {recipe.batch_size}: it follows the number of images.")
+        elif recipe.batch_size != default:
+            progress.say(
+                f"--batch-size is {recipe.batch_size}, the number of training images: they are "
+                f"fewer than the default, {default}."
+            )
         versions = provenance.versions(recipe, deterministic, distribute.described(tf_strategy))
         versions["recipe"] = files.sha256(file)
         session = Session(

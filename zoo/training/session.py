@@ -101,7 +101,7 @@ class Session:
     @property
     def judged_on(self) -> str:
         """The name of the images to evaluate on, "validation" or "test"."""
-        return "validation" if self.recipe.validation else "test"
+        return self.recipe.judged_on
 
     @property
     def label_names(self) -> list[str]:
@@ -192,6 +192,8 @@ class Session:
             f"{parameters:,} parameters; {self.run.folder}"
         )
         batches = self.recipe.training_batches(self.training, done)
+        if self.recipe.class_weights:
+            batches = self.training.balanced(batches)
         parts = distribute.described(self.strategy)["replicas"]
         memory = failures.memory_explained(self._lack_of_memory)
         with stop_signals() as stop, memory, damage_told():
@@ -336,7 +338,9 @@ class Session:
                     self.warn(f"Resumed with other {key}: {before[key]}, now {self.versions[key]}.")
 
     def warn_of_skipped_files(self) -> None:
-        """Warn of files that could not be read, and write their list to skipped.txt."""
+        """Warn of odd files and folders. Write those that could not be read to skipped.txt."""
+        for note in dict.fromkeys([*self.training.notes, *self.judging.notes]):
+            self.warn(note)
         skipped = list(dict.fromkeys([*self.training.skipped, *self.judging.skipped]))
         if skipped:
             self.run.write_skipped(skipped)

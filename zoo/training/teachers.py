@@ -1,5 +1,6 @@
 """Load teachers from files, and keep their soft targets: `load`, `cache` and `open_cache`."""
 
+import contextlib
 from pathlib import Path
 
 import keras
@@ -22,20 +23,23 @@ def load(path: Path | str) -> keras.Model:
     it was trained in 16 bits, which may be slower on this processor.
 
     Arguments:
-        path: a `.keras` file, a run folder, a folder of saved_models/, or one of its versions.
+        path: a `.keras` file, a run folder, an export or one of its versions; or the name of an
+            export, such as "mnist_nin_dsn".
 
     Raises:
         TeacherError: if there is no such teacher, with the command that trains it; or if a file of
             an export was changed.
     """
-    model = _load(Path(path))
+    model = _load(path)
     return in_float32(model) if keras.config.dtype_policy().name == "float32" else model
 
 
 def _load(path):
+    with contextlib.suppress(exports.ExportError):  # the errors below say more
+        path = exports.resolve(path)
+    path = Path(path)
     if (path.is_file() and path.suffix == ".keras") or Run(path).has_model:
         return saving.load_model(path)
-    path = exports.located(path)  # finds saved_models/ from any folder
     # An archive of `zoo pack` has only the Keras model. An export of a foreign net has only the
     # SavedModel.
     version = exports.newest(path, (exports.PROGRAM, exports.MODEL))
