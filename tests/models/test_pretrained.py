@@ -255,3 +255,44 @@ def test_a_frozen_layer_is_no_preprocessing(frozen):
     part = net if frozen == "all" else net.get_layer(frozen)
     part.trainable = False
     assert pretrained.preprocessing_of(net) == known
+
+
+def test_a_keras_file_has_the_weights_too(trained, saved_models):
+    folder = saved_models.parent
+    for weights in (folder / "plain.keras", str(folder / "with.keras"), "./with.keras"):
+        np.testing.assert_array_equal(logits(zoo.nin(weights=weights)), logits(trained))
+    deeply_supervised = zoo.nin_dsn(weights="./with.keras")
+    np.testing.assert_array_equal(logits(deeply_supervised), logits(trained))
+    with pytest.raises(ValueError, match=r"plain.keras was trained without companions"):
+        zoo.nin_dsn(weights="./plain.keras")
+    (folder / "torn.keras").write_text("no model")
+    with pytest.raises(ValueError, match=r"torn.keras cannot be loaded"):
+        zoo.nin(weights="./torn.keras")
+
+
+def test_a_run_has_the_weights_too(trained, saved_models, tmp_path):
+    shutil.copy(saved_models.parent / "plain.keras", tmp_path / "model.keras")
+    np.testing.assert_array_equal(logits(zoo.nin(weights=tmp_path)), logits(trained))
+    with pytest.raises(ValueError, match="trained without companions"):
+        zoo.nin_dsn(weights=tmp_path)
+    shutil.copy(saved_models.parent / "with.keras", tmp_path / "with_companions.keras")
+    exits = zoo.nin_dsn(weights=tmp_path).exits(pixels())
+    for depth, scores in trained.exits(pixels()).items():
+        np.testing.assert_array_equal(exits[depth], scores)
+
+
+def test_the_trained_net_for_other_images_and_classes(trained):
+    weights = pretrained.load("animals")
+    model = weights.fitted((20, 16, 3), 6)
+    assert (model.input_shape, model.output_shape) == ((None, 20, 16, 3), (None, 6))
+    again = zoo.nin((20, 16, 3), 6, weights=weights)
+    for ours, others in zip(model.weights[:-2], again.weights[:-2], strict=True):
+        np.testing.assert_array_equal(ours, others)
+    same = weights.fitted(SHAPE, 4, keep_head=True)
+    np.testing.assert_array_equal(logits(same), logits(trained))
+    assert abs(logits(weights.fitted(SHAPE, 4)) - logits(trained)).max() > 0.1
+    with pytest.raises(ValueError, match="images with 3 channels; the images have 1"):
+        weights.fitted((12, 12, 1), 4)
+    mlp = pretrained.Trained(zoo.mlp((6, 6, 1), 4, hidden=(3,)), {}, "mlp.keras")
+    with pytest.raises(ValueError, match="has no layers 'class_maps'"):
+        mlp.fitted((6, 6, 1), 4)

@@ -41,9 +41,9 @@ def nin(
             the channels may not.
         classes: the number of classes, 2 or more. The default is 10, or the number of the weights.
         weights: trained weights, see `zoo.pretrained.load`: "mnist", "fashion_mnist" or "cifar10";
-            the name of a folder in saved_models/, such as "mnist_student"; or the path of an
-            export. With another number of classes, all layers but the head are loaded. The files
-            are compared with their checksums and their card first.
+            the name of a trained model, such as "mnist_student"; or the path of an export, a run
+            folder or a `.keras` file. With another number of classes, all layers but the head are
+            loaded. The files of an export are compared with their checksums and their card first.
         variant: "modern", the recommended one, has batch normalization, He initialization and
             linear class maps. "plain" is the same without normalization and with the papers'
             dropout of 0.5; "cnn" is "plain" without the 1 x 1 convolutions. "mnist", "cifar10",
