@@ -132,3 +132,26 @@ def test_a_version_without_its_checksums_is_one_line(base):
 def test_the_card_is_that_of_the_file(base):
     file = base / "1" / exports.CARD
     assert exports.card(base / "1") == json.loads(Path(file).read_text("utf-8"))
+
+
+def test_a_name_is_the_zoos_and_a_path_ones_own(tmp_path, monkeypatch):
+    """A training in the current folder does not change what a name means."""
+    own = exports.own_names()
+    assert {"mnist_nin_dsn", "mnist_student"} <= own.keys()
+    monkeypatch.chdir(tmp_path)
+    for name in ("mnist_student", "mnist_student_nin_dsn", "mine", "yours_nin_dsn"):
+        model = tmp_path / "saved_models" / name / "1" / exports.MODEL
+        model.parent.mkdir(parents=True)
+        model.touch()
+    (tmp_path / "mnist_student").mkdir()
+    assert {"mine", "yours_nin_dsn"} == exports.names().keys() - {*own, "mnist_student_nin_dsn"}
+    assert exports.names()["mnist_student"] == own["mnist_student"]
+    assert exports.resolve("mnist_student") == own["mnist_student"]
+    assert exports.resolve("mnist") == own["mnist_nin_dsn"]
+    assert exports.resolve("saved_models/cifar10_student") == own["cifar10_student"]
+    for path in ("saved_models/mnist_student", "./mnist_student", Path("mnist_student")):
+        assert exports.resolve(path) == Path(path)
+    assert exports.resolve("mine") == Path("saved_models/mine")
+    assert exports.resolve("yours") == Path("saved_models/yours_nin_dsn")
+    with pytest.raises(ExportError, match="Did you mean 'mnist_student'"):
+        exports.resolve("mnist_studnt")

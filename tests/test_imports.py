@@ -29,8 +29,11 @@ FLOORS = {
     "recipe": ({"root", "optimizers", "data"}, {"keras"}),
     "runs": ({"root", "recipe"}, {"numpy"}),
     "saving": ({"root", "objectives", "recipe", "runs"}, {"keras"}),
-    "models": ({"root", "layers", "losses", "optimizers", "objectives", "saving"}, NUMERIC),
-    "report": ({"root", "runs"}, NUMERIC | {"matplotlib"}),
+    "models": (
+        {"root", "layers", "losses", "optimizers", "objectives", "runs", "saving"},
+        NUMERIC,
+    ),
+    "report": ({"root", "runs"}, NUMERIC | {"markupsafe", "matplotlib"}),
     "training": (
         {"root", "layers", "losses", "optimizers", "objectives", "data", "recipe", "runs"}
         | {"saving", "models", "report"},
@@ -59,6 +62,7 @@ LIGHT |= {"zoo.errors", "zoo.tables", "zoo.commands", "zoo.commands.main", "zoo.
 LIGHT |= {"zoo.commands.recipes", "zoo.commands.runs", "zoo.commands.exports"}
 LIGHT |= {"zoo.commands.sending", "zoo.markup", "zoo.terminal", "zoo.records"}
 LIGHT |= {"zoo.commands.studies", "zoo.commands.tensorflow", "zoo.commands.exportable"}
+LIGHT |= {"zoo.commands.models", "zoo.commands.output", "zoo.commands.pictures"}
 LIGHT |= {
     "zoo.serving",
     "zoo.serving.client",

@@ -11,11 +11,13 @@ refused before anything is read.
 """
 
 import json
+import os
 import stat
 from pathlib import Path
 
 from zoo import files
 from zoo.errors import ZooError
+from zoo.text import did_you_mean
 
 PROGRAM = "saved_model.pb"
 MODEL = "assets.extra/model.keras"
@@ -137,19 +139,63 @@ def newest(folder: Path, holding: tuple[str, ...] = (MODEL,)) -> Path | None:
     return None
 
 
+def own_names() -> dict[str, Path]:
+    """Return {name: folder} of the trained models that came with the zoo."""
+    package = Path(__file__).parent
+    return _with_weights(package.parent / "saved_models") | _with_weights(package / "saved_models")
+
+
 def names() -> dict[str, Path]:
-    """Return {name: folder} of all exports with trained weights; of a name, the nearest folder."""
-    exports: dict[str, Path] = {}
-    for folder in files.folders("saved_models"):
-        for file in sorted(folder.glob(f"*/*/{MODEL}")):
-            exports.setdefault(file.parents[2].name, file.parents[2])
-    return exports
+    """Return {name: folder} of all exports with trained weights.
+
+    They are those of saved_models/ here and those of the zoo. A name that both have is the zoo's:
+    else a training in the current folder would change what a name means. The other one has a path.
+    """
+    return _with_weights(Path("saved_models")) | own_names()
+
+
+def _with_weights(folder: Path) -> dict[str, Path]:
+    return {file.parents[2].name: file.parents[2] for file in sorted(folder.glob(f"*/*/{MODEL}"))}
+
+
+def named(name: str) -> Path | None:
+    """Return the export of a name; None if there is none.
+
+    The name of a data set, such as "mnist", is that of mnist_nin_dsn.
+    """
+    for known in (own_names(), names()):
+        if folder := known.get(f"{name}_nin_dsn") or known.get(name):
+            return folder
+    return None
 
 
 def located(path: Path) -> Path:
     """Return `path`; if saved_models/NAME does not exist, the export of that name elsewhere."""
     missing = path.parent.name == "saved_models" and not path.exists()
     return names().get(path.name, path) if missing else path
+
+
+def resolve(model: Path | str) -> Path:
+    """Return where a model is that is given by name or by path.
+
+    Arguments:
+        model: the name of an export, as `named` takes it; or the path of a run folder, an export, a
+            version of one, or a `.keras` file. A name means the export, even if a file or folder
+            has the same name. Write "./mnist" or a `pathlib.Path` for the folder.
+
+    Raises:
+        ExportError: if there is nothing of this name or at this path; suggests the nearest name.
+    """
+    is_name = isinstance(model, str) and os.sep not in model
+    path = (named(str(model)) if is_name else None) or located(Path(model))
+    if not path.exists():
+        known = names()
+        hint = did_you_mean(model, known, f"There are {', '.join(known) or 'none'}.")
+        raise ExportError(
+            f"There is no model {str(model)!r}: expected a run folder, an export, a .keras "
+            f"file or the name of a trained model. {hint}"
+        )
+    return path
 
 
 def checksums(version: Path) -> dict[str, str]:

@@ -33,8 +33,9 @@ def load_model(
     """Load a trained model, raw pixels (batch, h, w, c) -> logits. It is not compiled.
 
     Arguments:
-        source: a `.keras` file, a run folder, an export or one version of an export. The files of
-            an export are compared with their checksums first.
+        source: a `.keras` file, a run folder, an export or one version of an export; or the name
+            of an export, as `zoo.exports.resolve` takes it. The files of an export are compared
+            with their checksums first.
         with_companions: load the `DeeplySupervised` that was trained, not the model that ships.
         own_recipe: the run's recipe file, if it is your own and you never trained with it on this
             machine; see `zoo.recipe.file_of_run`.
@@ -45,17 +46,18 @@ def load_model(
         zoo.exports.ExportError: if a file of an export was changed.
         zoo.recipe.RecipeError: if the run's recipe defines a layer of the model and may not run.
     """
-    source = Path(source)
+    try:
+        source = exports.resolve(source)
+    except exports.ExportError as error:
+        raise ModelError(str(error)) from None
     run = Run(source)
     in_a_run = source.is_dir() and run.has_model
     if in_a_run:
         file = _file_in_run(run, with_companions)
     elif source.is_dir():
         file = _file_in_export(source)
-    elif source.is_file():
-        file = source
     else:
-        raise ModelError(f"There is no model {str(source)!r}: a .keras file, a run or an export.")
+        file = source
     parts = list(_parts_of(file))
     unknown = _unregistered(parts)
     if unknown and in_a_run:

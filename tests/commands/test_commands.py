@@ -93,9 +93,9 @@ def test_the_fields_of_a_recipe_are_its_flags():
         (["train", "digits_nin_dsn", "--width", "0"], "width is a positive factor"),
         (["train", "digits_nin_dsn", "--data", "digitz"], "digits"),
         (["train", "nin_dsn", "--data", "/nowhere"], "/nowhere"),
-        (["evaluate", "runs/none"], "not a finished run"),
-        (["export", "runs/none"], "neither a finished run"),
-        (["report", "runs/none"], "not a finished run"),
+        (["evaluate", "runs/none"], "no model 'runs/none'"),
+        (["export", "runs/none"], "no model 'runs/none'"),
+        (["report", "runs/none"], "no model 'runs/none'"),
         (["tune"], "a name from `zoo list`"),
         (["tune", "digits_nin_dsn", "--trials", "2"], "such as --validation 0.1"),
         (["tune", "digits_nin_dsn", "--validation", "0.1"], "nothing to search"),
@@ -106,8 +106,9 @@ def test_the_fields_of_a_recipe_are_its_flags():
         (["predict", "runs/none"], "no image"),
         (["predict", "runs/none", __file__, "--top", "0"], "--top is"),
         (["predict"], "no image"),
-        (["verify", "runs/none"], "neither an export nor a folder"),
-        (["export", __file__], "neither a finished run nor a .keras file"),
+        (["verify", "runs/none"], "no model 'runs/none'"),
+        (["verify", "recipes"], "neither an export nor a folder"),
+        (["export", __file__], "nor a .keras file"),
     ],
     ids=" ".join,
 )
@@ -289,7 +290,8 @@ def test_a_folder_of_photographs_is_trained_evaluated_exported_and_asked(
     flags += ["--precision", "float32", "--runs", tmp_path / "runs", "--name", "a"]
     flags += ["--no-deterministic"]
     assert "--image-size" in refused(capsys, "train", "nin_dsn", *flags)  # sizes differ
-    trained = output_of(capsys, "train", "nin_dsn", *flags, "--image-size", 16, 16)
+    assert not (tmp_path / "runs").exists()
+    trained = output_of(capsys, "train", "nin_dsn", *flags, "--image-size", 16, "--resize", "crop")
     assert "test accuracy 100.00 % (0 errors in 12)" in trained
     run = tmp_path / "runs" / "nin_dsn" / "a"
 
@@ -297,12 +299,8 @@ def test_a_folder_of_photographs_is_trained_evaluated_exported_and_asked(
     assert "accuracy 100.00 %" in evaluated
     assert GRASS in evaluated
     others = shutil.copytree(folder, tmp_path / "others")
-    assert "errors in 12" in output_of(capsys, "evaluate", run, "--data", others)  # of all sizes
-    for file in others.glob("*/*.jpg"):
-        Image.open(file).convert("L").save(file)
-    assert "(16, 16, 1); the run's are (16, 16, 3)" in refused(
-        capsys, "evaluate", run, "--data", others
-    )
+    # Of all sizes, and all images: the run was not trained on this folder.
+    assert "errors in 60" in output_of(capsys, "evaluate", run, "--data", others)
     # With one image less, the folder may be divided in another way.
     (folder / SKY / "00.jpg").rename(tmp_path / "00.jpg")
     for command in ("evaluate", "report"):
@@ -358,13 +356,16 @@ def test_training_has_the_fast_kernels_and_the_processes_that_try_an_export_the_
     program = (
         "import os; from zoo.commands.tensorflow import import_tensorflow as start; start()\n"
         "from tensorflow.python.util import _pywrap_util_port as port\n"
-        "print(port.IsMklEnabled(), os.environ.get('TF_ENABLE_ONEDNN_OPTS'))"
+        "print(port.IsMklEnabled(), os.environ.get('TF_ENABLE_ONEDNN_OPTS'))\n"
+        "print(os.environ['TF_CPP_MIN_LOG_LEVEL'])"
     )
     for chosen, expected in ((None, "True None"), ("0", "False 0")):
-        environment = {k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"}
+        names = ("TF_ENABLE_ONEDNN_OPTS", "TF_CPP_MIN_LOG_LEVEL")
+        environment = {k: v for k, v in os.environ.items() if k not in names}
         if chosen:
             environment["TF_ENABLE_ONEDNN_OPTS"] = chosen
         ran = subprocess.run(
             [sys.executable, "-c", program], env=environment, capture_output=True, text=True
         )
-        assert ran.stdout.strip() == expected, ran.stderr[-2000:]
+        assert ran.stdout.split("\n")[:2] == [expected, "3"], ran.stderr[-2000:]
+        assert not ran.stderr  # TensorFlow's own messages, E0000 too, reach no person

@@ -142,13 +142,13 @@ def test_one_seed_has_the_interval_of_its_images():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["reproduce", "toys"], "no trained weights 'toys'. Did you mean 'toy'?"),
+        (["reproduce", "toys"], "Did you mean 'toy'?"),
         (["export", "runs/toy/0", "--repeats", "runs/toy/0"], "same seed"),
         (
             ["export", "runs/toy/0", "--repeats", "runs/toy/9"],
             "neither a finished run nor an export",
         ),
-        (["export", "runs/toy/0/model.keras", "--repeats", "runs/toy/1"], "beside a run"),
+        (["export", "saved_models/toy", "--repeats", "runs/toy/1"], "beside a run"),
     ],
 )
 def test_wrong_input_is_one_line(arguments, message, capsys):

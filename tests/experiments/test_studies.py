@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 import zoo.commands.main
 import zoo.recipe
 import zoo.training
+from zoo.errors import UsageError
 from zoo.experiments import studies
 from zoo.experiments.studies import convergence, drawing, dropout, dsn_fig2_examples, gradients
 from zoo.runs import Run, name_of
@@ -250,6 +251,23 @@ def test_the_command_shows_the_table_and_where_the_page_is(capsys, monkeypatch):
     shown = capsys.readouterr().out
     for part in ("of nine", "1.23 ± 0.04", "here/removal.md", "here/removal.png"):
         assert part in shown
+
+
+def test_a_page_of_fewer_seeds_replaces_none_of_more(tmp_path, monkeypatch):
+    name = "removal"
+    whole = study(name).SEEDS
+    assert studies.default_folder(name, None) == studies.default_folder(name, whole)
+    assert studies.default_folder(name, whole) == Path("docs/results")
+    assert studies.default_folder(name, 1) == Path("results")
+    monkeypatch.setattr(zoo.training, "train", None)
+    with pytest.raises(UsageError, match=f"has {whole} seeds; --seeds 1 would"):
+        studies.carry_out(name, seeds=1, runs=tmp_path, out=PAGES)
+    for page in PAGES.glob("*.md"):
+        if page.stem in studies.NAMES:
+            studies._refuse_fewer(page, study(page.stem).SEEDS)
+    monkeypatch.chdir(tmp_path)
+    assert studies.default_folder(name, None) == Path("results")
+    studies._refuse_fewer(tmp_path / "none.md", 1)
 
 
 def test_a_study_is_carried_out_once(tmp_path, monkeypatch):

@@ -146,6 +146,7 @@ def files_to_refuse(run):
         keras.Model(model.inputs, output).save(run / f"{name}.keras")
     content = (run / "model.keras").read_bytes()
     (run / "damaged.keras").write_bytes(content[: len(content) // 2])
+    (run / "plain.keras").write_bytes(content)
     return run
 
 
@@ -161,11 +162,11 @@ def test_labels_may_have_a_byte_order_mark_and_blanks_around_them(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["model.keras"], "give --labels FILE, with one class a line"),
+        (["plain.keras"], "give --labels FILE, with one class a line"),
         (["model.keras", "--labels", "none.txt"], "no file 'none.txt'"),
-        (["none.keras", "--labels", "labels.txt"], "neither a finished run nor a .keras file"),
+        (["none.keras", "--labels", "labels.txt"], "There is no model 'none.keras'"),
         (["model.keras", "--labels", "labels.txt", "--also", "tfjs"], "the form 'tfjs'"),
-        (["model.keras", "--labels", "labels.txt", "--exits"], "with companions"),
+        (["plain.keras", "--labels", "labels.txt", "--exits"], "with companions"),
         (["model.keras", "--labels", "few.txt"], "Received 2 labels; expected 7"),
         ([".", "--exits"], "with_companions.keras: the run was not deeply supervised"),
         (["model.keras", "--labels", "latin.txt"], "latin.txt is not text in UTF-8"),

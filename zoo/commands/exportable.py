@@ -1,11 +1,16 @@
 """The things that `zoo export` exports: a run, a .keras file, or an export from before."""
 
+import contextlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from zoo import exports
+from zoo.commands import models
 from zoo.commands.tensorflow import import_tensorflow
 from zoo.errors import UsageError
+from zoo.recipe import RecipeError
 from zoo.runs import Run
 
 
@@ -28,50 +33,76 @@ class Exportable(NamedTuple):
     max_batch: int | None = None
 
 
-def find_exportable(model: Path, labels: Path | None, repeats: Sequence[Path]) -> Exportable:
+def find_exportable(
+    model: str, labels: Path | None, repeats: Sequence[Path], own_recipe: Path | None = None
+) -> Exportable:
     """Return what is known of a model that is to be exported.
 
     Imports TensorFlow, but only when the input is complete.
 
     Arguments:
-        model: a run folder, a .keras file, or an export that holds one.
-        labels: a file with one class a line; for a .keras file.
+        model: a run folder, a .keras file, or an export that holds one, by name or by path.
+        labels: a file with one class a line; required for a .keras file.
         repeats: runs of the same recipe with other seeds, or their exports; for a run.
+        own_recipe: the file of the run's recipe, if it is one of your own.
 
     Raises:
         UsageError: if `model` is none of these, or if the labels are missing or unreadable.
         RepeatError: if a repeat is neither a finished run nor an export of one.
     """
-    run = Run(model)
+    path = models.find(model)
+    if labels and Path(model).is_file():  # whose file it is does not matter then
+        path = Path(model)
+    run = Run(path)
     if repeats and not run.is_finished:
-        raise UsageError(f"--repeats are runs beside a run; {str(model)!r} is not a finished run.")
+        raise UsageError(f"--repeats are runs beside a run; {str(path)!r} is not a finished run.")
     if run.is_finished:
-        return _from_run(model, repeats)
-    if model.is_dir():
-        return _from_export(model)
-    return _from_file(model, labels)
+        return _from_run(run, labels, repeats, own_recipe)
+    if path.is_dir():
+        return _from_export(path, labels)
+    return _from_file(path, labels)
 
 
-def _from_run(folder: Path, repeats: Sequence[Path]) -> Exportable:
-    run = Run(folder)
-    names = run.label_names
+def _from_run(
+    run: Run, labels: Path | None, repeats: Sequence[Path], own_recipe: Path | None
+) -> Exportable:
+    names = models.read_labels(labels) if labels else run.label_names
     import_tensorflow()
     from zoo.serving import card
 
-    record = card.record(folder) | {"repeats": [card.repeat(repeat) for repeat in repeats]}
-    recipe = folder.resolve().parent.name
-    return Exportable(folder, names, Path("saved_models") / recipe, record, run.examples)
+    record = card.record(run.folder) | {"repeats": [card.repeat(repeat) for repeat in repeats]}
+    out = Path("saved_models") / _name(run, own_recipe)
+    return Exportable(run.folder, names, out, record, run.examples)
+
+
+def _name(run: Run, own_recipe: Path | None) -> str:
+    """Return the name of a run's export: the recipe, and its data if they are not the default."""
+    recipe = str(run.record.get("recipe") or run.folder.resolve().parent.name)
+    trained_on = run.fields["data"]
+    with contextlib.suppress(RecipeError):  # it may not run, so its default is not known
+        if run.recipe_class(own_recipe).data == trained_on:
+            return _as_file_name(recipe)
+    data = Path(trained_on)
+    return _as_file_name(f"{recipe}-{data.stem if data.suffix == '.npz' else data.name}")
+
+
+def _as_file_name(text: str) -> str:
+    return re.sub(r"[^\w.=,-]+", "_", text)[:100].lstrip(".") or "model"
 
 
 def _from_file(file: Path, labels: Path | None) -> Exportable:
-    names = _read_labels(file, labels)
+    names = models.label_names(file, labels)
+    if names is None:
+        raise UsageError(
+            f"{file} does not name its classes: give --labels FILE, with one class a line."
+        )
     import_tensorflow()
     return Exportable(file, names, Path("saved_models") / file.stem, {}, Run(file).examples)
 
 
-def _from_export(folder: Path) -> Exportable:
+def _from_export(folder: Path, labels: Path | None) -> Exportable:
+    names = models.read_labels(labels) if labels else None
     import_tensorflow()
-    from zoo import exports
     from zoo.models import pretrained
     from zoo.serving import card
 
@@ -81,10 +112,13 @@ def _from_export(folder: Path) -> Exportable:
         version, facts = pretrained.read_card(version)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    base = version.resolve().parent
+    own = base in [own.resolve() for own in exports.own_names().values()]
     return Exportable(
         model=version / exports.MODEL,
-        labels=facts["labels"],
-        out=version.resolve().parent,
+        labels=names or facts["labels"],
+        # The zoo's own lie in the package, which an export leaves alone.
+        out=Path("saved_models") / base.name if own else base,
         record=card.again(facts),
         examples=version / exports.EXAMPLES,
         exits=bool(facts["exits"]),
@@ -92,22 +126,3 @@ def _from_export(folder: Path) -> Exportable:
         tolerance=facts["tolerance"],
         max_batch=facts["input"].get("max_batch"),  # an older zoo's export has none
     )
-
-
-def _read_labels(file: Path, labels: Path | None) -> list[str]:
-    if not file.is_file() or file.suffix != ".keras":
-        raise UsageError(f"{str(file)!r} is neither a finished run nor a .keras file.")
-    if labels is None:
-        raise UsageError(
-            f"{file} does not name its classes: give --labels FILE, with one class a line."
-        )
-    if not labels.is_file():
-        raise UsageError(f"There is no file {str(labels)!r} with labels.")
-    try:
-        text = labels.read_text(encoding="utf-8-sig")  # with or without a byte-order mark
-    except UnicodeDecodeError:
-        raise UsageError(f"{labels} is not text in UTF-8. Save it as UTF-8.") from None
-    names = [line.strip() for line in text.rstrip().splitlines()]
-    if "" in names:
-        raise UsageError(f"{labels} has a blank line {names.index('') + 1}; give one class a line.")
-    return names

@@ -5,7 +5,10 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from zoo import exports
+from zoo.commands import models
 from zoo.commands.exportable import find_exportable
+from zoo.commands.output import FOR_PEOPLE, AsForm
 from zoo.commands.tensorflow import import_tensorflow
 from zoo.errors import MOST_SECONDS, UsageError, check_number
 from zoo.markup import shell
@@ -14,7 +17,7 @@ from zoo.terminal import say, show
 
 
 def export(
-    model: Positional[Path],
+    model: Positional[str],
     out: Path | None = None,
     labels: Path | None = None,
     version: int | None = None,
@@ -30,11 +33,14 @@ def export(
     """Make a SavedModel for TensorFlow Serving, and check it as a server would load it.
 
     Arguments:
-        model: A run folder, a .keras file, or an export that holds one.
+        model: A run folder, a .keras file, or an export that holds one, also by its name.
             An export is made again with today's checks. The new card keeps the facts of the old.
-        out: Folder that gets the next version.
-            Default: saved_models/NAME of the recipe or the file, or the folder of the export.
-        labels: Text file with one class a line. Required for a .keras file.
+        out: Folder that gets the next version. Its versions are of one model.
+            They have the same labels, size of images and data; another model is refused.
+            Default: saved_models/RECIPE, or saved_models/RECIPE-DATA if the data are not those
+            of the recipe; saved_models/FILE of a file; the folder of an export.
+        labels: Text file with one class a line.
+            Required for a .keras file that lies in no run and no export.
         version: Number of the version. Default: the next number. Versions are never overwritten.
         top_k: Number of classes that an answer names. Default: 5, or that of the export before.
         exits: Add a signature that gives the answers of every depth of a deeply supervised model.
@@ -53,7 +59,7 @@ def export(
         if value is not None:
             check_number(flag, value, least, most)
     formats = tuple(name.strip() for name in also.split(",") if name.strip())
-    source = find_exportable(model, labels, repeats)
+    source = find_exportable(model, labels, repeats, recipe)
     out, exits = out or source.out, exits or source.exits
     from zoo.commands.predicting import read_images
     from zoo.saving import load_model
@@ -71,12 +77,13 @@ def export(
         version=version,
         top_k=source.top_k if top_k is None else top_k,
         exits=exits,
-        images=read_images(trained, images),
+        images=read_images(trained, images, card.resizing_of(source.record)),
         image_names=[image.stem for image in images] or None,
         record=card.source(keras_file) | source.record,
         keras_file=keras_file,
         tolerance=source.tolerance if tolerance is None else tolerance,
         max_batch=source.max_batch if max_batch is None else max_batch,
+        progress=say,
     )
     say(f"Exported and checked as a server would load it: {path}")
     for name in formats:
@@ -87,46 +94,59 @@ def export(
 
 
 def verify(
-    directory: Positional[Path],
-    model: Path | None = None,
+    directory: Positional[str],
+    model: str | None = None,
     tolerance: float | None = None,
     timeout: float = 60.0,
+    form: AsForm = FOR_PEOPLE,
 ) -> None:
     """Check an export without a server: load it as the server does, and send it requests.
 
     Exit code 0 if every check holds, 1 if one does not.
 
     Arguments:
-        directory: An export: the folder of its versions, or one version.
+        directory: An export: its name, the folder of its versions, or one version.
         model: The .keras file or run that was exported. Its answers are compared too.
         tolerance: Largest difference of a probability from Keras. Default: that of the export.
         timeout: Seconds to wait for an answer.
+        form: How to print the checks.
     """
     check_number("--timeout", timeout, 0.001, MOST_SECONDS)
     if tolerance is not None:
         check_number("--tolerance", tolerance, 0, 1)
-    if model and not model.exists():
-        raise UsageError(f"There is no model {str(model)!r}.")
-    import_tensorflow()
-    from zoo import exports
-    from zoo.saving import load_model
-    from zoo.serving import verifying
+    export, source = models.find(directory), model and models.find(model)
+    if not models.is_saved_model(export):
+        raise UsageError(
+            f"{export} is neither an export nor a folder of numbered exports. `zoo export "
+            "MODEL` makes one."
+        )
+    with form.alone():
+        import_tensorflow()
+        from zoo.saving import load_model
+        from zoo.serving import verifying
 
-    version = exports.find_version(directory)
-    original = None
-    if model:
-        original = load_model(model, with_companions=bool(exports.card(version)["exits"]))
-    checks = verifying.verify(version, model=original, tolerance=tolerance, timeout=timeout)
-    rows = [("right" if check.passed else "WRONG", check.name, check.found) for check in checks]
-    show(("", "check", "found"), rows, least_width=140)
+        version = exports.find_version(export)
+        original = None
+        if source:
+            original = load_model(source, with_companions=bool(exports.card(version)["exits"]))
+        checks = verifying.verify(version, model=original, tolerance=tolerance, timeout=timeout)
     wrong = sum(not check.passed for check in checks)
-    say(f"{version}: {wrong} of {len(checks)} checks failed" if wrong else f"{version} can serve.")
+    columns = ("check", "passed", "found")
+    rows = [(check.name, check.passed, check.found) for check in checks]
+    if form.is_for_programs:
+        listed = [dict(zip(columns, row, strict=True)) for row in rows]
+        form.write({"export": str(version), "passed": not wrong, "checks": listed}, columns, rows)
+    else:
+        shown = [("right" if passed else "WRONG", name, found) for name, passed, found in rows]
+        show(("", "check", "found"), shown, least_width=140)
+        failed = f"{version}: {wrong} of {len(checks)} checks failed"
+        say(failed if wrong else f"{version} can serve.")
     if wrong:
         sys.exit(1)
 
 
 def reproduce(
-    model: Positional[Path],
+    model: Positional[str],
     seed: int | None = None,
     runs: Path = Path("runs"),
     checkpoint_seconds: float = 60.0,

@@ -1,5 +1,6 @@
 """The `zoo` command. A command imports TensorFlow only if it needs it, when it runs."""
 
+import contextlib
 import errno
 import functools
 import io
@@ -12,6 +13,7 @@ import tyro
 
 import zoo
 from zoo.commands.exports import export, reproduce, verify
+from zoo.commands.finetuning import finetune, in_full
 from zoo.commands.parsing import parse
 from zoo.commands.recipes import OF_A_RECIPE, carry_out, list_recipes, pack, train, tune
 from zoo.commands.runs import evaluate, predict, report
@@ -23,6 +25,7 @@ from zoo.text import did_you_mean, one_line
 COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_recipes,
     "train": train,
+    "finetune": finetune,
     "tune": tune,
     "pack": pack,
     "evaluate": evaluate,
@@ -37,10 +40,18 @@ COMMANDS: dict[str, Callable[..., None]] = {
 # like are failures.
 _ERRORS_OF_A_PATH = (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _NUMBERS_OF_A_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
-_DESCRIPTION = (
-    "Network in Network, Deeply-Supervised Nets and distillation: train models, look at the "
-    "results, export and serve. zoo --version shows the version."
-)
+_DESCRIPTION = """Network in Network, Deeply-Supervised Nets and distillation: train models, look at
+the results, export and serve.
+
+--quiet: with any command, print errors and what --json or --csv asks for, and nothing else.
+--version: print the version.
+
+Completion of commands and flags: in bash, eval "$(zoo --tyro-print-completion bash)"; in zsh,
+zoo --tyro-print-completion zsh > DIRECTORY/_zoo, with a DIRECTORY of $fpath.
+
+Exit codes: 0 it worked, 1 it failed, 2 the input is wrong, 3 the minutes are over; 129, 130 or 143
+stopped by a signal. The state of a training is saved in the last two cases.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,23 +65,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: unless the exit code is 0.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    arguments = in_full(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack characters, such as "±"
             stream.reconfigure(errors="backslashreplace")
+    words = [word for word in arguments if word != "--quiet"]
     try:
-        if arguments == ["--version"]:
-            say(f"zoo {zoo.__version__}")
-        elif arguments and arguments[0] in OF_A_RECIPE:
-            carry_out(arguments[0], arguments[1:])
-        elif arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-            hint = did_you_mean(arguments[0], COMMANDS, "See zoo --help.")
-            raise UsageError(f"There is no command {arguments[0]!r}. {hint}")
-        else:
-            commands = {name: _call_later(command) for name, command in COMMANDS.items()}
-            parser = tyro.extras.subcommand_cli_from_dict
-            arguments = arguments or ["--help"]
-            parse(parser, commands, prog="zoo", description=_DESCRIPTION, args=arguments)()
+        with contextlib.ExitStack() as stack:
+            if words != arguments and not {"--json", "--csv"} & {*words}:
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
+            _run(words)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
@@ -83,6 +88,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         number = getattr(error, "errno", None)
         wrong_input = isinstance(error, _ERRORS_OF_A_PATH) or number in _NUMBERS_OF_A_PATH
         sys.exit(2 if wrong_input else getattr(error, "exit_code", 1))
+
+
+def _run(arguments: list[str]) -> None:
+    if arguments == ["--version"]:
+        say(f"zoo {zoo.__version__}")
+    elif arguments and arguments[0] in OF_A_RECIPE:
+        carry_out(arguments[0], arguments[1:])
+    elif arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        hint = did_you_mean(arguments[0], COMMANDS, "See zoo --help.")
+        raise UsageError(f"There is no command {arguments[0]!r}. {hint}")
+    else:
+        commands = {name: _call_later(command) for name, command in COMMANDS.items()}
+        parser = tyro.extras.subcommand_cli_from_dict
+        arguments = arguments or ["--help"]
+        parse(parser, commands, prog="zoo", description=_DESCRIPTION, args=arguments)()
 
 
 def _call_later(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:

@@ -1,12 +1,29 @@
 """Parse flags with tyro, and report an error as one line."""
 
 import contextlib
+import dataclasses
 import io
 import itertools
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tyro.conf import DisallowNone
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
 from zoo.errors import UsageError
+
+_REGISTRY = ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _optional(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | Any:
+    """Let the help show a flag of `X | None` as X, since nobody writes None."""
+    is_optional = type(None) in typing.get_args(kind.type)
+    if not is_optional or DisallowNone in kind.markers:  # the rule calls itself once
+        return None
+    without = dataclasses.replace(kind, markers=kind.markers | {DisallowNone})
+    return ConstructorRegistry.get_primitive_spec(without)
 
 
 def parse(parser: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
@@ -24,7 +41,7 @@ def parse(parser: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown):
-            return parser(*arguments, **keywords)
+            return parser(*arguments, **keywords, registry=_REGISTRY)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

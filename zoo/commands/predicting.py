@@ -1,6 +1,6 @@
-"""Classify image files with a run folder's model or an export."""
+"""Classify image files with a model of the command line."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +8,57 @@ import keras
 import numpy as np
 
 from zoo import data, measures, tables
+from zoo.commands import models
 from zoo.commands.sending import png_or_jpeg
-from zoo.runs import Run
+from zoo.data.decoding import NO_IMAGE
+from zoo.errors import UsageError
 from zoo.saving import load_model, shipped
+from zoo.terminal import say
+
+Show = Callable[[list[Path], list[list[tuple[str, float]]], int], None]
+_AT_ONCE = 256  # images whose pixels are in memory together
 
 
-def read_images(model: keras.Model, files: Sequence[Path]) -> np.ndarray | None:
+def load(path: Path, own_recipe: Path | None = None) -> keras.Model:
+    """Load a model, raw pixels (batch, h, w, c) -> logits (batch, classes).
+
+    The probabilities p of a foreign model become logits: softmax(log p) = p.
+
+    Arguments:
+        path: a model, as `zoo.commands.models.find` returns it.
+        own_recipe: the file of the run's recipe, if it is one of your own.
+
+    Raises:
+        UsageError: if the model takes no images, or gives no scores of classes.
+        zoo.saving.ModelError: if it cannot be loaded.
+    """
+    model = shipped(load_model(path, own_recipe=own_recipe))
+    shapes = model.input_shape, model.output_shape
+    if [len(shape) if isinstance(shape, tuple) else 0 for shape in shapes] != [4, 2]:
+        raise UsageError(
+            f"{path} takes {shapes[0]} and gives {shapes[1]}; expected a model from images (None, "
+            "height, width, channels) to (None, classes)."
+        )
+    if path.is_dir():  # runs and exports give logits
+        return model
+    sides = [side or 32 for side in model.input_shape[1:]]
+    noise = np.random.default_rng(0).integers(0, 256, (2, *sides)).astype("float32")
+    answers = np.asarray(model(noise, training=False), "float32")
+    if answers.min() < 0 or not np.allclose(answers.sum(axis=1), 1, atol=1e-2):
+        return model
+    logits = keras.ops.log(keras.ops.maximum(model.output, 1e-30))
+    return keras.Model(model.input, logits)
+
+
+def read_images(
+    model: keras.Model, files: Sequence[Path], resizing: Any = "squash"
+) -> np.ndarray | None:
     """Read image files as `model` takes them.
 
     Arguments:
         model: a model; the images are resized to its input size.
         files: image files, as `zoo.data` reads them.
+        resizing: the way to another aspect ratio, as `zoo.data.read_image` takes it.
 
     Returns:
         (files, h, w, c) uint8; None without a file.
@@ -29,63 +69,87 @@ def read_images(model: keras.Model, files: Sequence[Path]) -> np.ndarray | None:
     if not files:
         return None
     shape = shipped(model).input_shape[1:]
-    return np.stack([data.read_image(file, shape) for file in files])
+    return np.stack([data.read_image(file, shape, resizing) for file in files])
 
 
 def show_predictions(
-    source: Path | str, images: Sequence[Path], top: int, *, own_recipe: Path | None = None
+    source: Path | str,
+    images: Sequence[Path],
+    top: int,
+    *,
+    labels: Path | None = None,
+    own_recipe: Path | None = None,
+    show: Show | None = None,
 ) -> list[str]:
     """Print the `top` most probable classes of each image that can be classified.
 
-    A run's model receives pixels, resized to its input size. An export receives the bytes of each
+    A Keras model receives pixels, resized to its input size. An export receives the bytes of each
     PNG or JPEG file, as it does in a server, and other formats as PNG.
 
     Arguments:
-        source: a run folder, or an export.
+        source: a model, as `zoo.commands.models.find` takes it.
         images: image files, as `zoo.data` reads them.
         top: the number of classes.
+        labels: a file with the names of the classes, for a `.keras` file.
         own_recipe: the file of the run's recipe, if it is one of your own.
+        show: what gets the images, their (label, probability) pairs and the number of classes.
+            Default: `zoo.tables.show_predictions`.
 
     Returns:
         A message for each image that was refused.
     """
-    in_a_run = Run(source).has_model
-    rows, labels = (_by_run if in_a_run else _by_export)(source, images, own_recipe)
+    path = models.find(str(source)) if isinstance(source, str) else source
+    if models.is_saved_model(path):
+        rows, names = _by_export(path, images)
+    else:
+        rows, names = _by_keras(path, images, labels, own_recipe)
     classified, ranked, refused = [], [], []
     for image, row in zip(images, rows, strict=True):
         if isinstance(row, Exception):
             refused.append(str(row))
             continue
         classified.append(image)
-        ranked.append([(str(labels[index]), row[index]) for index in np.argsort(-row)[:top]])
+        ranked.append([(str(names[index]), float(row[index])) for index in np.argsort(-row)[:top]])
     if classified:
-        tables.show_predictions(classified, ranked, len(labels))
+        (show or tables.show_predictions)(classified, ranked, len(names))
     return refused
 
 
-def _by_run(source, images, own_recipe):
+def _by_keras(path, images, labels, own_recipe):
     """Return (probabilities (classes,) or an error for each image, the label names)."""
-    model = load_model(source, own_recipe=own_recipe)
+    names = models.label_names(path, labels)
+    model = load(path, own_recipe)
+    resizing = models.of_training(path)[0].get("resize", "squash")
+    classes = model.output_shape[-1]
+    if names is None:
+        say(f"{path} does not name its classes, so they have numbers: --labels FILE.", error=True)
+        names = [str(index) for index in range(classes)]
+    if len(names) != classes:
+        raise UsageError(f"There are {len(names)} labels; {path} has {classes} classes.")
     rows: list[Any] = []
-    for image in images:
-        try:
-            pixels = data.read_image(image, model.input_shape[1:])
-        except data.DataError as error:
-            rows.append(error)
-        else:
-            rows.append(pixels.astype("float32"))
-    pixels = [row for row in rows if not isinstance(row, data.DataError)]
-    if pixels:
-        probabilities = iter(measures.softmax(model.predict(np.stack(pixels), verbose=0)))
-        rows = [row if isinstance(row, data.DataError) else next(probabilities) for row in rows]
-    return rows, Run(source).label_names
+    for begin in range(0, len(images), _AT_ONCE):
+        read = [_pixels(image, model, resizing) for image in images[begin : begin + _AT_ONCE]]
+        pixels = [row for row in read if not isinstance(row, data.DataError)]
+        if pixels:
+            answers = iter(measures.softmax(model.predict(np.stack(pixels), verbose=0)))
+            read = [row if isinstance(row, data.DataError) else next(answers) for row in read]
+        rows += read
+    return rows, names
 
 
-def _by_export(source, images, own_recipe):
+def _pixels(image, model, resizing):
+    """Return the float32 pixels of an image file, or the error for one that is no image."""
+    try:
+        return data.read_image(image, model.input_shape[1:], resizing).astype("float32")
+    except data.DataError as error:
+        return data.DataError(str(error).replace(NO_IMAGE, " is not an image: "))
+
+
+def _by_export(path, images):
     """Return (probabilities (classes,) or an error for each image, the label names)."""
     from zoo.serving.served_model import ServedModel
 
-    served = ServedModel(source)
+    served = ServedModel(path)
     rows: list[Any] = []
     for image in images:  # one at a time: in a batch, one bad image makes all of them fail
         try:

@@ -1,6 +1,7 @@
 """The commands about recipes: `zoo list`, `train`, `tune` and `pack`."""
 
 import dataclasses
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from zoo import exports
 from zoo import recipe as recipes
+from zoo.commands.output import FOR_PEOPLE, AsForm, Form
 from zoo.commands.parsing import parse
 from zoo.commands.tensorflow import import_tensorflow
 from zoo.errors import UsageError, ZooError
@@ -20,44 +22,104 @@ from zoo.runs import Run
 from zoo.terminal import say, show
 from zoo.text import one_line
 
+_OF_A_MODEL = (
+    *("name", "folder", "test_error_percent", "deviation_percent", "seeds", "parameters"),
+    *("classes", "error"),
+)
 
-def list_recipes() -> None:
-    """List the recipes with their results, and the trained models of saved_models/."""
-    rows: list[tuple[str, ...]] = []
-    for name, file in recipes.names().items():
-        try:
-            rows.append((name, recipes.title(file)))
-        except (RecipeError, OSError) as error:
-            rows.append((name, one_line(error)))
-    show(("recipe", "result"), rows)
+
+def list_recipes(form: AsForm = FOR_PEOPLE) -> None:
+    """List the recipes with their results, and the trained models: the zoo's and your own.
+
+    Arguments:
+        form: How to print the list.
+    """
+    titles: list[tuple[str, str]] = []
+    with form.alone():
+        for name, file in recipes.names().items():
+            try:
+                titles.append((name, recipes.title(file)))
+            except (RecipeError, OSError) as error:
+                titles.append((name, one_line(error)))
+        models = [_row(name, folder) for name, folder in _models().items()]
+    if form.is_for_programs:
+        _write_list(form, titles, models)
+        return
+    show(("recipe", "result"), titles)
     say()
     say("Train one with `zoo train RECIPE`. `zoo train RECIPE --help` shows its flags.")
-    if cards := sorted(Path("saved_models").glob("*/card.json")):
-        rows = [_row_of_card(file) for file in cards]
+    if models:
         say()
-        show(("trained model", "test error", "seeds", "parameters"), rows)
+        show(("trained model", "test error", "seeds", "parameters"), map(_shown, models))
         say()
-        say("Their cards are saved_models/NAME/README.md.")
+        say("Use one by its name: zoo predict NAME IMAGE..., zoo export NAME, nin(weights=NAME).")
 
 
-def _row_of_card(file: Path) -> tuple[str, str, str, str]:
-    """Return an export's row of the table. It says so if the card cannot be read."""
+def _models() -> dict[str, Path]:
+    """Return {name: folder} of the trained models, and {path: folder} where a name is the zoo's."""
+    here = {file.parent.name: file.parent for file in Path("saved_models").glob("*/card.json")}
+    known = exports.names()
+    others = {
+        name if name not in known else str(folder): folder
+        for name, folder in here.items()
+        if name not in known or not folder.samefile(known[name])
+    }
+    return dict(sorted({**known, **others}.items()))
+
+
+def _row(name: str, folder: Path) -> dict[str, Any]:
+    """Return what `zoo list` says of a model, with "error" if its card cannot be read."""
+    row = dict.fromkeys(_OF_A_MODEL, None) | {"name": name, "folder": str(folder)}
     try:
-        return _row_of_model(exports.card_beside(file.parent))
+        return row | _facts(_card(folder))
     except (ZooError, ValueError, TypeError, LookupError, RecursionError, OSError) as error:
         reason = f"{type(error).__name__}: {error}"
-        return file.parent.name, f"{file.name} is damaged ({reason:.80})", "", ""
+        return row | {"error": f"card.json is damaged ({reason:.80})"}
 
 
-def _row_of_model(card: dict[str, Any]) -> tuple[str, str, str, str]:
-    """Return an export's name, test error, number of seeds and number of parameters as text."""
-    seeds = card.get("seeds")
-    if not seeds:
-        return card["name"], "not known", "", f"{card['parameters']:,}"
-    error = f"{seeds['mean_error_percent']:.2f}"
-    if seeds["deviation_percent"] is not None:
-        error += f" ± {seeds['deviation_percent']:.2f}"
-    return card["name"], f"{error} %", str(len(seeds["seeds"])), f"{card['parameters']:,}"
+def _card(folder: Path) -> dict[str, Any]:
+    """Return the card beside the versions, or in the newest; the wheel has the latter alone."""
+    if (folder / "card.json").exists():
+        return exports.card_beside(folder)
+    return exports.card(exports.newest(folder) or folder)
+
+
+def _facts(card: dict[str, Any]) -> dict[str, Any]:
+    """Return what a card says of the values in `_OF_A_MODEL`."""
+    seeds, deviation = card.get("seeds"), None
+    if seeds and seeds["deviation_percent"] is not None:
+        deviation = float(seeds["deviation_percent"])
+    return {
+        "test_error_percent": float(seeds["mean_error_percent"]) if seeds else None,
+        "deviation_percent": deviation,
+        "seeds": len(seeds["seeds"]) if seeds else None,
+        "parameters": operator.index(card["parameters"]),
+        "classes": len(card["labels"]),
+    }
+
+
+def _shown(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Return a model's line of the table."""
+    if row["error"]:
+        return row["name"], row["error"], "", ""
+    error, deviation = row["test_error_percent"], row["deviation_percent"]
+    text = "not known" if error is None else f"{error:.2f}"
+    text += "" if deviation is None else f" ± {deviation:.2f}"
+    text += "" if error is None else " %"
+    return row["name"], text, str(row["seeds"] or ""), f"{row['parameters']:,}"
+
+
+def _write_list(
+    form: Form, titles: Sequence[tuple[str, str]], models: Sequence[dict[str, Any]]
+) -> None:
+    document = {
+        "recipes": [{"name": name, "result": result} for name, result in titles],
+        "models": models,
+    }
+    columns = ("kind", "name", "result", *_OF_A_MODEL[1:])
+    rows = [("recipe", name, result, *[None] * (len(columns) - 3)) for name, result in titles]
+    rows += [("model", row["name"], None, *(row[key] for key in _OF_A_MODEL[1:])) for row in models]
+    form.write(document, columns, rows)
 
 
 @dataclass(frozen=True)
@@ -95,6 +157,8 @@ class TrainOptions:
 def train(recipe: Positional[str]) -> None:
     """Train a recipe: `zoo train RECIPE [--field value ...]`. The same command resumes.
 
+    The flags depend on the recipe: `zoo train RECIPE --help` shows them.
+
     Arguments:
         recipe: Name of a recipe, a name from `zoo list`, or the path of a recipe file of your own.
     """
@@ -128,6 +192,8 @@ class PackOptions:
 
 def pack(recipe: Positional[str]) -> None:
     """Make an archive that trains a recipe elsewhere with JAX, without TensorFlow or network.
+
+    `zoo pack RECIPE --help` shows the flags.
 
     Arguments:
         recipe: Name of a recipe, a name from `zoo list`, or the path of a recipe file of your own.
@@ -168,7 +234,8 @@ def tune(recipe: Positional[str]) -> None:
     """Search the fields that a recipe declares: `zoo tune RECIPE --validation 0.1 --trials N`.
 
     Held-out training images judge the trials, so `--validation` is required. A field that you set
-    has that value in all trials. The same command resumes.
+    has that value in all trials. The same command resumes. `zoo tune RECIPE --help` shows the
+    flags.
 
     Arguments:
         recipe: Name of a recipe, a name from `zoo list`, or the path of a recipe file of your own.

@@ -1,42 +1,60 @@
 """The commands about a trained model: `zoo evaluate`, `predict` and `report`."""
 
 import sys
+import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from zoo import tables
+from zoo.commands import models, pictures
+from zoo.commands.output import FOR_PEOPLE, AsForm, Form
 from zoo.commands.sending import ask_server
 from zoo.commands.tensorflow import import_tensorflow
 from zoo.errors import MOST_SECONDS, UsageError, check_number
-from zoo.runs import Run
 from zoo.terminal import say
 from zoo.text import one_line
 
 
-def evaluate(run: Positional[Path], data: str | None = None, recipe: Path | None = None) -> None:
-    """Measure a finished run again: accuracy, loss, and the recall and precision of every class.
+def evaluate(
+    model: Positional[str],
+    data: str | None = None,
+    labels: Path | None = None,
+    recipe: Path | None = None,
+    form: AsForm = FOR_PEOPLE,
+) -> None:
+    """Measure a model again: accuracy, loss, and the recall and precision of every class.
 
     Arguments:
-        run: Run folder.
-        data: Data set to evaluate on. Default: that of the recipe.
-            Its test images are used, or 20 % of a folder without a test split.
-            They are resized to the model's input size.
+        model: A name from `zoo list`, a run folder, an export, or a .keras file.
+        data: Data set to evaluate on. Default: that of the training.
+            Its test images are used, or all images of another folder without a test split.
+            They are resized to the model's input size. Some of the model's classes may be missing.
+        labels: Text file with one class a line, for a .keras file.
         recipe: File of the run's recipe.
             Needed only for a recipe of your own that you never trained with on this machine.
+        form: How to print the results.
     """
-    finished = Run.finished_at(run)
-    import_tensorflow()
-    from zoo.commands import evaluating
-    from zoo.saving import load_model
+    path = models.find(model)
+    with form.alone():
+        import_tensorflow()
+        from zoo.commands import evaluating
+        from zoo.commands.predicting import load
 
-    model = load_model(run, own_recipe=recipe)
-    images = evaluating.test_images(finished, model, data)
-    evaluating.show_evaluation(model, images)
+        loaded = load(path, recipe)
+        images = evaluating.test_images(path, loaded, data, labels)
+        results = evaluating.evaluate(loaded, images)
+    if form.is_for_programs:
+        rows = [tuple(row.values()) for row in results["classes"]]
+        form.write({"model": model, **results}, tuple(results["classes"][0]), rows)
+    else:
+        evaluating.show_evaluation(results)
 
 
 def predict(
-    inputs: Annotated[Positional[tuple[Path, ...]], arg(name="", metavar="[MODEL] IMAGE...")],
+    inputs: Annotated[Positional[tuple[str, ...]], arg(name="", metavar="[MODEL] IMAGE...")],
     top: int = 5,
     server: str | None = None,
     check: Path | None = None,
@@ -45,14 +63,18 @@ def predict(
     ca: Path | None = None,
     token_file: Path | None = None,
     tolerance: float | None = None,
+    labels: Path | None = None,
     recipe: Path | None = None,
+    form: AsForm = FOR_PEOPLE,
 ) -> None:
     """Classify images, and print a table of labels and probabilities.
 
     Exit code 1 if some images were refused, 2 if all were. The reasons are printed.
 
     Arguments:
-        inputs: A run folder or an export, then image files. With --server, image files only.
+        inputs: A model, then images. With --server, images only.
+            A model is a name from `zoo list`, a run folder, an export, or a .keras file.
+            An image is a file, a folder with all images below it, or - for standard input.
         top: Number of classes to show for each image.
         server: URL of a model on a server.
             http://HOST:8501/v1/models/NAME or grpc://HOST:8500/v1/models/NAME.
@@ -66,8 +88,10 @@ def predict(
             It is sent with TLS, or to this machine, and nowhere else.
         tolerance: Largest difference of a probability, with --check.
             Default: that of the card, or 1e-5.
+        labels: Text file with one class a line, for a .keras file.
         recipe: File of the run's recipe.
             Needed only for a recipe of your own that you never trained with on this machine.
+        form: How to print the answers.
     """
     if top < 1:
         raise UsageError(f"--top is a number of classes, 1 or more; received {top}.")
@@ -79,40 +103,71 @@ def predict(
     for flag, value in (("--check", check), ("--ca", ca), ("--token-file", token_file)):
         if value and not server:
             raise UsageError(f"{flag} is for a server: it needs --server URL.")
-    images = inputs if server else inputs[1:]
-    if not images and not check:
+    named = inputs if server else inputs[1:]
+    if not named and not check:
         place = "--server URL" if server else "MODEL"
         raise UsageError(f"zoo predict {place} IMAGE... received no image.")
-    for image in images:
-        if not image.is_file():
-            raise UsageError(f"There is no image {str(image)!r}.")
-    if server:
-        refused = ask_server(
-            server,
-            images,
-            top,
-            check=check,
-            tolerance=tolerance,
-            timeout=timeout,
-            retries=retries,
-            ca=ca,
-            token_file=token_file,
-        )
-    else:
-        model = inputs[0]
-        if Run(model).has_model:
-            Run.finished_at(model)
-        import_tensorflow()
-        from zoo.commands.predicting import show_predictions
+    with tempfile.TemporaryDirectory() as scratch, form.alone():
+        answers = _Answers(form, f"{scratch}/")
+        images = pictures.find(named, Path(scratch))
+        if server:
+            connection: dict[str, Any] = {"timeout": timeout, "retries": retries, "ca": ca}
+            checked: dict[str, Any] = {"check": check, "tolerance": tolerance}
+            connection |= {**checked, "token_file": token_file, "show": answers.show}
+            refused, holds = ask_server(server, images, top, **connection)
+        else:
+            path, holds = models.find(inputs[0]), True
+            import_tensorflow()
+            from zoo.commands.predicting import show_predictions
 
-        refused = show_predictions(model, images, top, own_recipe=recipe)
-    for message in refused:
-        say(f"zoo: {one_line(message)}", error=True)
-    if refused:
-        sys.exit(2 if len(refused) == len(images) else 1)
+            refused = show_predictions(
+                path, images, top, labels=labels, own_recipe=recipe, show=answers.show
+            )
+    answers.end(server or inputs[0], refused)
+    if refused or not holds:
+        sys.exit(2 if images and len(refused) == len(images) else 1)
 
 
-def report(run: Positional[Path], recipe: Path | None = None) -> None:
+class _Answers:
+    """The answers of `zoo predict`: a table at once, or one document at the end."""
+
+    def __init__(self, form: Form, scratch: str) -> None:
+        self.form, self.scratch = form, scratch
+        self.rows: list[tuple[str, Sequence[tuple[str, float]]]] = []
+
+    def show(
+        self, images: Iterable[Path], ranked: Iterable[Sequence[tuple[str, float]]], classes: int
+    ) -> None:
+        """Show or keep the (label, probability) pairs of images; standard input is called -."""
+        names = [str(image).replace(self.scratch, "") for image in images]
+        if self.form.is_for_programs:
+            self.rows += zip(names, ranked, strict=True)
+        else:
+            tables.show_predictions(names, ranked, classes)
+
+    def end(self, model: str, refused: Sequence[str]) -> None:
+        """Print the document, and a line on standard error for each refused image."""
+        refused = [one_line(message.replace(self.scratch, "")) for message in refused]
+        if self.form.is_for_programs:
+            pairs = ("label", "probability")
+            images = [
+                {
+                    "image": image,
+                    **dict(zip(pairs, ranking[0], strict=True)),
+                    "ranking": [dict(zip(pairs, pair, strict=True)) for pair in ranking],
+                }
+                for image, ranking in self.rows
+            ]
+            width = max((len(ranking) for _, ranking in self.rows), default=1)
+            more = (f"{name}_{rank}" for rank in range(2, width + 1) for name in pairs)
+            rows = [(image, *(cell for pair in row for cell in pair)) for image, row in self.rows]
+            document = {"model": model, "images": images, "refused": refused}
+            self.form.write(document, ("image", *pairs, *more), rows)
+        for message in refused:
+            say(f"zoo: {message}", error=True)
+
+
+def report(run: Positional[str], recipe: Path | None = None) -> None:
     """Draw the page of a finished run again.
 
     Arguments:
@@ -120,7 +175,7 @@ def report(run: Positional[Path], recipe: Path | None = None) -> None:
         recipe: File of the run's recipe.
             Needed only for a recipe of your own that you never trained with on this machine.
     """
-    finished = Run.finished_at(run)
+    finished = models.run_at(run)
     import_tensorflow()
     from zoo.commands.evaluating import refuse_changed_images
     from zoo.report import page
@@ -128,4 +183,4 @@ def report(run: Positional[Path], recipe: Path | None = None) -> None:
 
     _, images = finished.recipe(recipe).datasets()
     refuse_changed_images(finished, images)
-    say(page.write(finished, load_model(run, own_recipe=recipe), images))
+    say(page.write(finished, load_model(finished.folder, own_recipe=recipe), images))

@@ -1,8 +1,7 @@
 """What `zoo predict` sends: the bytes of an image, to an export or to a server."""
 
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from zoo.commands.tensorflow import import_tensorflow
@@ -24,14 +23,18 @@ def ask_server(
     retries: int = 2,
     ca: Path | None = None,
     token_file: Path | None = None,
-) -> list[str]:
-    """Print a server's answers; return a message for each image that was refused.
+    show: Callable[..., None] | None = None,
+) -> tuple[list[str], bool]:
+    """Print a server's answers.
 
-    The arguments are the flags of `zoo predict`.
+    The arguments are the flags of `zoo predict`, and `show` of `client.show_predictions`.
+
+    Returns:
+        A message for each image that was refused; and whether the answers to the examples of
+        `check` are those of Keras.
 
     Raises:
         UsageError: for a wrong URL, token or certificate.
-        SystemExit: with code 1, if an answer to an example of `check` differs from Keras'.
         zoo.serving.client.ServerError: if the server gives no answer, or a wrong one.
     """
     if url.startswith("grpc"):
@@ -45,10 +48,8 @@ def ask_server(
         server = client.connect(url, timeout=timeout, retries=retries, token=token, ca=ca)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    refused = client.show_predictions(server, images, top, png_or_jpeg)
-    if check and not client.check(server, check, tolerance):
-        sys.exit(1)
-    return refused
+    refused = client.show_predictions(server, images, top, png_or_jpeg, show)
+    return refused, not check or client.check(server, check, tolerance)
 
 
 def _token(file: Path | None) -> str | None:

@@ -14,7 +14,7 @@ def figure(
     name: Positional[str | None] = None,
     seeds: int | None = None,
     runs: Path = Path("runs"),
-    out: Path = Path("docs/results"),
+    out: Path | None = None,
 ) -> None:
     """Make one of the papers' measurements again: train the missing runs, draw and tabulate.
 
@@ -22,7 +22,9 @@ def figure(
         name: Name of a study. Without it, the studies are listed.
         seeds: Number of runs of each kind. Default: the number in the study.
         runs: Folder of the run folders.
-        out: Folder that gets NAME.png and NAME.md.
+        out: Folder that gets NAME.png and NAME.md. Default: results/.
+            In a copy of the repository, with all seeds of the study, docs/results/.
+            A page of more seeds is not replaced.
     """
     from zoo.experiments import studies
 
@@ -36,6 +38,9 @@ def figure(
         raise UsageError(f"There is no study {name!r}. {hint}")
     if seeds is not None:
         check_number("--seeds", seeds, 1, 2**31 - 1)
+    if out is None:
+        import_tensorflow()  # the study's module needs Keras
+        out = studies.default_folder(name, seeds)
     if out.exists() and not out.is_dir():  # else it would be found after all trainings
         raise UsageError(f"--out is a folder; {out} is none.")
     import_tensorflow()

@@ -11,7 +11,7 @@ def import_tensorflow() -> None:
     """
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its errors are also exceptions
     # TensorFlow turns these kernels on by itself on newer CPUs only. With AVX2 and no more, a step
     # of nin_dsn takes twice as long without them. TensorFlow reads the variable while it is
     # imported. We restore it then: an export is tried in a process of its own, which must have the

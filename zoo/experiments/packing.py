@@ -62,7 +62,7 @@ print(f"Finished: bring {folder} back to runs/, then: zoo export {folder}")
 
 
 def pack(recipe, file, out, name=None):
-    """Write a .zip archive of the recipe, its data, its teachers, the zoo and Keras; return `out`.
+    """Write a .zip archive of the recipe, its data, its models, the zoo and Keras; return `out`.
 
     On the other machine, unzip it and run `python train.py --minutes 9` until it exits with 0.
     Exit code 3 says that the time is up; the same command then resumes. The folder
@@ -80,11 +80,14 @@ def pack(recipe, file, out, name=None):
 
     Raises:
         UsageError: if the name is none for a run folder.
-        RecipeError: if a teacher does not lie below the current folder, or is not trained.
+        RecipeError: if a teacher or the weights to start from do not lie below the current
+            folder or are not trained; or if there is a backbone.
         zoo.data.DataError: if the data cannot be read.
         OSError: if the archive cannot be written; no part of it is left.
     """
     recipe.check()
+    for field in ("validation_list", "validation_group"):
+        recipe.require(field, not getattr(recipe, field), "left out here: no files are packed")
     folder_of(recipe, file, "runs", name)
     file, out = Path(file), Path(out)
     zoo = Path(__file__).parent.parent
@@ -93,7 +96,7 @@ def pack(recipe, file, out, name=None):
         for path in zoo.rglob("*")
         if path.suffix in (".py", ".jinja") and "recipes" not in path.relative_to(zoo).parts
     }
-    packed |= {f"recipes/{file.name}": file, **_teachers(recipe), **_packages()}
+    packed |= {f"recipes/{file.name}": file, **_models(recipe), **_packages()}
     record = {"recipe": file.name, "name": name, "fields": dataclasses.asdict(recipe)}
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -104,26 +107,31 @@ def pack(recipe, file, out, name=None):
             archive.write(path, place)
         archive.writestr("train.py", _TRAIN)
         archive.writestr("packed.json", json.dumps(record, indent=2))
-        archive.writestr(f"data/{prepared_file(recipe.data, recipe.image_size)}", _data(recipe))
+        place = prepared_file(recipe.data, recipe.reading["image_size"])
+        archive.writestr(f"data/{place}", _data(recipe))
     return out
 
 
 def _data(recipe):
     """Return the bytes of an .npz file with the training and the test images."""
-    options = {key: getattr(recipe, key) for key in ("image_size", "stream", "skip_corrupt")}
-    return prepared.prepare(*(load(recipe.data, split, **options) for split in ("train", "test")))
+    parts = (load(recipe.data, split, **recipe.reading) for split in ("train", "test"))
+    return prepared.prepare(*parts)
 
 
-def _teachers(recipe):
-    """Return {place in the archive: file} of the models in a recipe's field `teachers`."""
+def _models(recipe):
+    """Return {place in the archive: file} of the models in a recipe's `teachers` and `weights`."""
+    if getattr(recipe, "backbone", None):
+        raise RecipeError("An archive cannot hold the weights of a --backbone; give --weights.")
     packed = {}
-    for teacher in getattr(recipe, "teachers", ()):
+    for teacher in (*getattr(recipe, "teachers", ()), getattr(recipe, "weights", None)):
+        if teacher is None:
+            continue
         path = Path(teacher)
         if path.is_absolute() or ".." in path.parts:
             raise RecipeError(
-                f"A packed teacher lies below the current folder; received {teacher!r}."
+                f"A packed model lies below the current folder; received {teacher!r}."
             )
-        folder = exports.located(path)
+        folder = exports.named(teacher) or exports.located(path)
         if (version := exports.newest(folder)) is not None:
             exports.verify_weights(version)
             place = path / version.relative_to(folder)
@@ -132,7 +140,7 @@ def _teachers(recipe):
             continue
         model = path if path.suffix == ".keras" else Run(path).model_file
         if not model.is_file():
-            raise RecipeError(f"There is no teacher {str(model)!r} to pack: train it first.")
+            raise RecipeError(f"There is no model {str(model)!r} to pack: train it first.")
         packed[str(model)] = model
     return packed
 

@@ -34,6 +34,11 @@ _LICENCES = {
     "cifar100": "Alex Krizhevsky; the site states no licence",
     "svhn_cropped": "Netzer et al.; for non-commercial use only, says its site",
 }
+_RESIZED = {
+    "squash": "the aspect ratio is not kept",
+    "crop": "of another aspect ratio, the centre is kept and two sides are cut off",
+    "pad": "of another aspect ratio, black is added at two sides",
+}
 _UNKNOWN = "not recorded; find the licence of the data before you pass the model on"
 
 
@@ -95,6 +100,15 @@ def again(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {**first, "repeats": list(map(other, *others)), "source": facts["source"]}
 
 
+def resizing_of(record: Mapping[str, Any] | None) -> str:
+    """Return how the files of a training were resized: "squash", "crop" or "pad".
+
+    Arguments:
+        record: as `record` or `again` returns it. Without a training it is "squash".
+    """
+    return ((record or {}).get("recipe") or {}).get("fields", {}).get("resize", "squash")
+
+
 def source(file: Path | str) -> dict[str, Any]:
     """Return the source of a .keras file: {"source": its name and SHA-256}."""
     return {"source": {"file": Path(file).name, "sha256": files.sha256(file)}}
@@ -135,7 +149,7 @@ def facts(
             "files": ["PNG", "JPEG"],
             "max_bytes": decoding.MAX_BYTES,
             "max_pixels": decoding.MAX_PIXELS,
-            "resize": "bilinear, antialiased, to the shape; the aspect ratio is not kept",
+            "resize": f"bilinear, antialiased, to the shape; {_RESIZED[resizing_of(record)]}",
             # `zoo verify` checks what is said here; cards of an older zoo say nothing of it.
             "max_batch": max_batch,  # from here on, max_pixels is that of a request
             "orientation": "turned upright, as the EXIF data say",
@@ -165,6 +179,7 @@ def over_seeds(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     # path. So what was used counts, and not the field alone.
     fields = [
         {
+            "resize": "squash",  # what older records mean
             **record["recipe"]["fields"],
             "seed": None,
             "precision": record["versions"].get("precision"),

@@ -81,11 +81,16 @@ def connect(
 
 
 def show_predictions(
-    server: Any, images: Sequence[Path], top: int, read: Callable[[Path], bytes] = Path.read_bytes
+    server: Any,
+    images: Sequence[Path],
+    top: int,
+    read: Callable[[Path], bytes] = Path.read_bytes,
+    show: Callable[..., None] | None = None,
 ) -> list[str]:
     """Print the `top` most probable classes of each image file, or as many as the export names.
 
-    `read` returns the bytes that are sent for a file.
+    `read` returns the bytes that are sent for a file. `show` gets the images, their (label,
+    probability) pairs and the number of classes, in place of `zoo.tables.show_predictions`.
 
     Returns:
         A message for each image that the server refused.
@@ -106,7 +111,7 @@ def show_predictions(
         classified.append(image)
         ranked.append(ranking[:top])
     if classified:
-        tables.show_predictions(classified, ranked, classes)
+        (show or tables.show_predictions)(classified, ranked, classes)
     return refused
 
 

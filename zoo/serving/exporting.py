@@ -9,7 +9,7 @@ import contextlib
 import pathlib
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -19,6 +19,7 @@ from tensorflow.core.protobuf import fingerprint_pb2
 
 from zoo import exports, models
 from zoo.exports import ExportError
+from zoo.markup import python, shell
 from zoo.models import pretrained
 from zoo.precision import in_float32
 from zoo.saving import shipped, supervised
@@ -44,6 +45,7 @@ def export_savedmodel(
     keras_file: pathlib.Path | str | None = None,
     tolerance: float | None = None,
     max_batch: int | None = None,
+    progress: Callable[[str], object] | None = None,
 ) -> pathlib.Path:
     """Write `model` as a new version under `directory`, check it, and publish it by one rename.
 
@@ -69,12 +71,13 @@ def export_savedmodel(
         images: (n, h, w, c) uint8 examples. Default: two images of noise.
         image_names: the names of the examples' files, without `.png`.
         record: the facts of the training for the card, as `zoo.serving.card.record` reads them
-            from a run.
+            from a run. Files are resized as they were then; without a record they are stretched.
         keras_file: the `.keras` file of the model. It travels with the version, and
             `zoo.nin(weights=...)` reads it. Give the file with companions to keep their weights.
         tolerance: largest difference of a probability from Keras, in (0, 1). Default: 1e-5.
         max_batch: how many images a request may have, at least 32. Default: 256, or the power of
             two of which the images have 2^18 pixels together.
+        progress: a function that gets a line of text at the begin of each step that takes seconds.
 
     Returns:
         The path of the version. Until it is complete, there is only a hidden folder `.export-*`.
@@ -82,21 +85,25 @@ def export_savedmodel(
     Raises:
         ExportError: if the model, the labels or the version cannot be served; if a model in 16 bits
             cannot be made again in 32; under a Keras backend other than TensorFlow; if the written
-            files do not answer as the model does.
+            files do not answer as the model does; if the newest version in `directory` has other
+            labels, another image shape or other data. Nothing is written then.
         FileExistsError: if the version exists. Versions are never overwritten.
     """
     labels, base = list(labels), pathlib.Path(directory)
+    say = progress or (lambda line: None)
     model, every_exit = _parts(model, exits)
     _check_model(model)
     _check_labels(labels, model.output_shape[-1], top_k)
     _check_version(base, version)
+    trained_on = ((record or {}).get("recipe") or {}).get("fields", {}).get("data")
+    publishing.refuse_another(base, labels, model.input_shape[1:], trained_on)
     if tolerance is not None and not 0 < tolerance < 1:
         raise ExportError(f"Received tolerance={tolerance}; expected a number between 0 and 1.")
     max_batch = signatures.checked_max_batch(max_batch, model.input_shape[1:])
     images, image_names = _check_images(model, images, image_names, max_batch)
     photograph, upright = example_requests.photograph(images[0])
     shown = np.concatenate([images, upright[np.newaxis]])
-    probabilities, at_exits = _answers(model, every_exit, shown)
+    probabilities, at_exits = _answers(model, every_exit, shown, keras_file)
     facts = card.facts(
         model,
         labels,
@@ -109,8 +116,16 @@ def export_savedmodel(
     )
 
     with publishing.hidden(base) as hidden:
+        say("Tracing the signatures ...")
         draft = hidden / "draft"
-        module, functions = signatures.module(model, labels, top_k, every_exit, max_batch=max_batch)
+        module, functions = signatures.module(
+            model,
+            labels,
+            top_k,
+            every_exit,
+            max_batch=max_batch,
+            resizing=card.resizing_of(record),
+        )
         _save(module, functions, draft)
         (draft / exports.LABELS).parent.mkdir()
         text = "".join(f"{label}\n" for label in labels)
@@ -126,6 +141,7 @@ def export_savedmodel(
         facts["fingerprint"] = card.fingerprint(draft)
         (draft / exports.CARD).write_text(card.as_json(facts), encoding="utf-8")
         exports.write_checksums(draft)
+        say("Checking the answers as a server would ...")
         speed = _check_answers(draft, images)
         return publishing.publish(draft, base, version, speed)
 
@@ -278,7 +294,7 @@ def _check_images(model, images, names, max_batch):
     return images, names
 
 
-def _answers(model, every_exit, images):
+def _answers(model, every_exit, images, keras_file=None):
     """Return Keras' probabilities for the examples, and those of every exit."""
     images = images.astype("float32")
     with tf.device("CPU"):
@@ -289,12 +305,28 @@ def _answers(model, every_exit, images):
             "The model gives NaN or infinity for the examples. Did its training diverge?"
         )
     if logits.min() >= 0 and np.allclose(logits.sum(axis=1), 1, atol=1e-2):
-        raise ExportError(
-            "The model gives probabilities; expected logits, since the export adds a softmax. "
-            "Export the model without its own softmax."
-        )
+        raise ExportError(_probabilities_told(model, keras_file))
     exits = exits and {depth: verifying.softmax(scores) for depth, scores in exits.items()}
     return verifying.softmax(logits), exits
+
+
+def _probabilities_told(model, keras_file):
+    """Return the error for a model with a softmax, and the line that takes it out."""
+    file = pathlib.Path(keras_file or "model.keras")
+    last = model.layers[-1]
+    if isinstance(last, keras.layers.Softmax) or last.get_config().get("activation") is None:
+        without = "m = keras.Model(m.input, m.layers[-1].input)"
+    else:
+        without = "m.layers[-1].activation = keras.activations.linear"
+    logits = file.with_name(f"{file.stem}_logits.keras")
+    program = (
+        f"import zoo, keras; m = keras.models.load_model({python(str(file))}, compile=False); "
+        f"{without}; m.save({python(str(logits))})"
+    )
+    return (
+        "The model gives probabilities; expected logits, since the export adds a softmax. Make a "
+        f"file without the softmax, and export that: {shell('python', '-c', program)}"
+    )
 
 
 def _factories(keras_file, images, probabilities):

@@ -9,14 +9,69 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from zoo import exports, files
+from zoo.exports import ExportError
 from zoo.serving import card
 
 VERSION_CHOICE = "Leave version out to write the next one."
+_ELSEWHERE = "Nothing was written. Export to another folder: --out FOLDER (in Python: directory)."
 _HIDDEN = ".export-"
+
+
+def refuse_another(
+    base: Path, labels: Sequence[str], image_shape: Sequence[int], data: str | None
+) -> None:
+    """Refuse a model that is not of the same kind as the newest version in `base`.
+
+    A server that watches the folder swaps the new version in, and its clients would read other
+    labels without an error.
+
+    Arguments:
+        base: the folder of the versions. It need not exist.
+        labels: the label names of the new model.
+        image_shape: the (h, w, c) that it takes.
+        data: the name or path of its data; None if they are not known. Then they are not compared.
+
+    Raises:
+        ExportError: if the labels, the shape or the data differ, or the card there is damaged.
+    """
+    version = exports.newest(base, (exports.CARD,))
+    if version is None:
+        return
+    facts = exports.card(version)
+    try:
+        data_before = (facts.get("data") or {}).get("name")
+        before = [
+            facts["labels"],
+            facts["input"]["shape"],
+            data and data_before and _last(data_before),
+        ]
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ExportError(
+            f"The card of {version} is damaged: {error!r}. So nobody knows its labels. {_ELSEWHERE}"
+        ) from None
+    now = [list(labels), list(image_shape), data and data_before and _last(data)]
+    for kind, old, new in zip(("labels", "image shape", "data"), before, now, strict=True):
+        if old != new:
+            raise ExportError(
+                f"{version} has the {kind} {_short(old)}; this model has {_short(new)}. A server "
+                f"would answer with one in place of the other. {_ELSEWHERE}"
+            )
+
+
+def _last(data: str) -> str:
+    """Return the last part of a path; the same folder may be named from several places."""
+    return Path(data).name
+
+
+def _short(value: object) -> str:
+    """Return a value as text, of a long list the first few."""
+    if isinstance(value, list) and len(value) > 5:
+        return f"{', '.join(map(str, value[:5]))}, ... ({len(value)})"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @contextlib.contextmanager

@@ -15,11 +15,13 @@ seed of all runs of the label. Studies share runs that have the same fields.
 import ast
 import functools
 import importlib
+import re
 from pathlib import Path
 
 import numpy as np
 
 from zoo import recipe as recipes
+from zoo.errors import UsageError
 from zoo.runs import Run
 
 NAMES = (
@@ -62,7 +64,22 @@ def title(name):
     return _docstring(name).splitlines()[0]
 
 
-def carry_out(name, *, seeds=None, runs="runs", out="docs/results", console=None):
+def default_folder(name, seeds):
+    """Return where the page of a study goes if nobody says where.
+
+    It is docs/results of a copy of the repository, whose pages have all seeds of the studies, and
+    else results in the current folder.
+
+    Arguments:
+        name: the study's name.
+        seeds: how many runs of each label; None for the study's SEEDS.
+    """
+    pages = Path("docs/results")
+    is_whole = seeds in (None, _study(name).SEEDS)
+    return pages if is_whole and (pages / f"{name}.md").is_file() else Path("results")
+
+
+def carry_out(name, *, seeds=None, runs="runs", out=None, console=None):
     """Train the missing runs of a study, then write `out`/NAME.png and `out`/NAME.md.
 
     The same call again resumes stopped runs and keeps finished ones.
@@ -71,18 +88,23 @@ def carry_out(name, *, seeds=None, runs="runs", out="docs/results", console=None
         name: the study's name, one of `NAMES`.
         seeds: how many runs of each label; by default the study's SEEDS.
         runs: the folder of all runs.
-        out: the folder for the page and the figure.
+        out: the folder for the page and the figure; by default `default_folder`.
         console: the rich console to print to; by default standard output.
 
     Returns:
         The study's `zoo.tables.Table`.
+
+    Raises:
+        UsageError: if `out` has a page of more seeds.
     """
     import keras
 
     from zoo.training import train
 
-    study = importlib.import_module(f"{__name__}.{name}")
+    study = _study(name)
     count = seeds or study.SEEDS
+    out = default_folder(name, seeds) if out is None else Path(out)
+    _refuse_fewer(out / f"{name}.md", count)
     finished = {label: [] for label in study.RUNS}
     for seed in range(count):  # all labels of a seed first, so that they can be compared early
         for label, fields in study.RUNS.items():
@@ -98,6 +120,23 @@ def carry_out(name, *, seeds=None, runs="runs", out="docs/results", console=None
             finished[label].append(Run(folder))
     figure, table = study.show(finished)
     return write(name, figure, table, finished, out)
+
+
+def _study(name):
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def _refuse_fewer(page, seeds):
+    """Refuse to write a page of fewer seeds over one of more."""
+    if not page.is_file():
+        return
+    last = re.search(r"^Made by .*, seeds 0 to (\d+) of ", page.read_text("utf-8"), re.MULTILINE)
+    before = int(last[1]) + 1 if last else 1
+    if seeds < before:
+        raise UsageError(
+            f"{page} has {before} seeds; --seeds {seeds} would replace it by fewer. Give another "
+            "folder: --out FOLDER."
+        )
 
 
 def what_to_train(fields, seed, finished):
