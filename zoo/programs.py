@@ -1,4 +1,4 @@
-"""What the graph of an export may do: calculate, and nothing else. It is read before it is loaded.
+"""The graph of an export may calculate, and do nothing else. It is read before it is loaded.
 
 TensorFlow runs whatever a graph says: there are operations that write files, read others, or end
 the process. So a graph may have the operations of `ALLOWED` alone. Two functions restore and save

@@ -252,7 +252,7 @@ class Run:
 
     @property
     def place(self) -> Path | None:
-        """Where the locked folder is now: someone may have moved it. None if it was deleted."""
+        """The path of the locked folder, which someone may have moved. None if it was deleted."""
         assert self._open_folder is not None
         held = os.fstat(self._open_folder)
         with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""What the zoo prints: lines and tables. Text in them is text, whatever a name holds."""
+"""Print lines and tables. Text in them is text, whatever a name holds."""
 
 import sys
 from collections.abc import Iterable, Sequence

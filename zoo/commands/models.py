@@ -1,4 +1,4 @@
-"""What a model of the command line is: its kind, and the names of its classes."""
+"""Find a model that the command line names, its kind, and the names of its classes."""
 
 from pathlib import Path
 from typing import Any

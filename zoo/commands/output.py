@@ -1,4 +1,4 @@
-"""How a command writes its answer: for people, or with `--json` and `--csv` for programs."""
+"""A command writes its answer for people, or with `--json` and `--csv` for programs."""
 
 import contextlib
 import csv

@@ -1,4 +1,4 @@
-"""What `zoo predict` sends: the bytes of an image, to an export or to a server."""
+"""`zoo predict` sends the bytes of an image to an export or to a server."""
 
 import os
 from collections.abc import Callable, Sequence

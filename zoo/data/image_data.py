@@ -115,7 +115,7 @@ class ImageData:
 
     @property
     def identity(self) -> list[Any]:
-        """What a run records of its images, to find out later whether they have changed.
+        """A record of the images, by which a run finds out later whether they have changed.
 
         [number of images, checksum of their labels, description of the images that they were
         divided from, checksum of the pixels, checksum of the pixels before the division]. The

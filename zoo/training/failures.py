@@ -1,4 +1,4 @@
-"""What a failed save or a lack of memory means for a training, and what to do then."""
+"""Errors say what a failed save or a lack of memory means for a training, and what to do then."""
 
 import contextlib
 import math
