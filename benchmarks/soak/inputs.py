@@ -5,8 +5,8 @@ import os
 import random
 
 import numpy as np
-from mutations import ROOT
 from processes import Command
+from shared_with_tests import ROOT
 
 RUN = ("evaluate", "report", "export", "predict")
 RECIPES = ("digits_nin_dsn", "nin_dsn", "small_net", "mnist_student")

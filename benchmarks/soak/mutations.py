@@ -6,20 +6,18 @@ import json
 import random
 import shutil
 import struct
-import sys
 import threading
 import time
 import zlib
-from pathlib import Path
 
 import numpy as np
+from shared_with_tests import ROOT, START, StandIn
 
 from zoo import exports
 from zoo.serving import example_requests, hostile_inputs, warmup
 from zoo.serving._c_api import Stopped
 from zoo.serving.server_runtime import ServerRuntime, feeds_of
 
-ROOT = Path(__file__).parents[2]
 MODELS = ("digits_nin_dsn", "mnist_student", "cifar10_student")
 SECONDS = 2.0  # no request may take longer
 MEMORY = 512 * 2**20
@@ -183,9 +181,6 @@ def swaps(scratch, seed, count=20, clients=32):
 
     Every good request must get Keras' answer, and a damaged version must never serve.
     """
-    sys.path.insert(0, str(ROOT / "tests"))
-    from stand_in import START, StandIn
-
     name = MODELS[0]
     with _ONE_AT_A_TIME:
         version = new_export(scratch, name)

@@ -1,12 +1,6 @@
 """Hostile servers: `zoo predict --server` ends in one line, in time, whatever one answers."""
 
-import sys
-
-from mutations import ROOT
-
-sys.path.insert(0, str(ROOT / "tests"))
-
-from hostile_servers import HTTP, PICTURE, SLOW, fault_of
+from shared_with_tests import HTTP, PICTURE, SLOW, fault_of
 
 SERVERS = HTTP | SLOW
 COUNT = len(SERVERS)

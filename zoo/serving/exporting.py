@@ -127,9 +127,7 @@ def export_savedmodel(
             resizing=card.resizing_of(record),
         )
         _save(module, functions, draft)
-        (draft / exports.LABELS).parent.mkdir()
-        text = "".join(f"{label}\n" for label in labels)
-        (draft / exports.LABELS).write_text(text, encoding="utf-8")
+        _write_labels(draft, labels)
         folder = draft / exports.EXAMPLES
         example_requests.write(
             folder, images, image_names, probabilities, labels, top_k, at_exits, photograph
@@ -144,6 +142,12 @@ def export_savedmodel(
         say("Checking the answers as a server would ...")
         speed = _check_answers(draft, images)
         return publishing.publish(draft, base, version, speed)
+
+
+def _write_labels(draft, labels):
+    (draft / exports.LABELS).parent.mkdir()
+    text = "".join(f"{label}\n" for label in labels)
+    (draft / exports.LABELS).write_text(text, encoding="utf-8")
 
 
 def _save(module, functions, draft):

@@ -103,13 +103,8 @@ def train(
             return run.folder
         _set_up_keras(recipe, deterministic)
         default, (recipe, training, judging) = recipe.batch_size, checked_data(recipe)
-        if not default:
-            progress.say(f"--batch-size is {recipe.batch_size}: it follows the number of images.")
-        elif recipe.batch_size != default:
-            progress.say(
-                f"--batch-size is {recipe.batch_size}, the number of training images: they are "
-                f"fewer than the default, {default}."
-            )
+        if recipe.batch_size != default:
+            progress.say(_why_the_batch_size(recipe.batch_size, default))
         versions = provenance.versions(recipe, deterministic, distribute.described(tf_strategy))
         versions["recipe"] = files.sha256(file)
         session = Session(
@@ -152,6 +147,16 @@ def _set_up_keras(recipe, deterministic):
 
         tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(provenance.dtype_policy(recipe.precision))
+
+
+def _why_the_batch_size(batch_size, default):
+    """Return a line about a batch size that is not the recipe's."""
+    if not default:
+        return f"--batch-size is {batch_size}: it follows the number of images."
+    return (
+        f"--batch-size is {batch_size}, the number of training images: they are fewer than the "
+        f"default, {default}."
+    )
 
 
 def _check_teachers(session, fingerprints):
