@@ -15,7 +15,7 @@ import zoo.training
 from zoo.errors import UsageError
 from zoo.report import page
 from zoo.runs import Run
-from zoo.training import checkpoint, failures
+from zoo.training import checkpoint, distribute, failures, runner
 
 RECIPE = '''"""A tiny net: for tests."""
 
@@ -292,3 +292,19 @@ def test_no_more_parts_are_proposed_than_a_replica_has_images():
     several = zoo.recipe.Recipe(batch_size=4, micro_batches=2)
     assert "1 images" in failures.too_large(several, 2, 5)
     assert "--" not in failures.too_large(several, 2, 5)
+
+
+def test_another_worker_that_is_lost_while_the_net_is_built_is_one_line(file, monkeypatch):
+    import tensorflow as tf
+
+    def lost(*arguments, **keywords):
+        raise tf.errors.UnavailableError(None, None, "unhealthy (stopped sending heartbeats)\n[Op:")
+
+    hosts = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(hosts))
+    monkeypatch.setattr(
+        distribute, "make_strategy", lambda *_: tf.distribute.OneDeviceStrategy("cpu:0")
+    )
+    monkeypatch.setattr(runner, "Session", lost)
+    with pytest.raises(distribute.WorkerLost, match=r"start all workers again.*heartbeats\)\)$"):
+        run(file)

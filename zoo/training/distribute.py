@@ -8,6 +8,7 @@ from zoo.training.agreement import (
     WorkerLost,
     check_same_everywhere,
     wait_for_all,
+    workers_watched,
 )
 from zoo.training.loops.replicas import evaluate, fit
 from zoo.training.replica_checks import check, check_gives_one_loss_an_example
@@ -38,4 +39,5 @@ __all__ = [
     "make_strategy",
     "scope",
     "wait_for_all",
+    "workers_watched",
 ]

@@ -91,6 +91,8 @@ def train(
     run = Run(folder_of(recipe, file, runs, name))
     with (
         memory.forced(force),
+        # Building the net already talks to the other workers.
+        contextlib.nullcontext() if tf_strategy is None else distribute.workers_watched(),
         run.locked() if chief else contextlib.nullcontext(),
         Progress(console, quiet=not chief) as progress,
     ):
