@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import itertools
 import os
 import shutil
@@ -187,6 +188,36 @@ def test_flip_mirrors_half_of_the_images():
     found = outcomes(Augmentation(flip=True), "constant")
     assert set(found) == {(0, 0, False), (0, 0, True)}
     assert found[0, 0, True] == pytest.approx(8100, abs=320)
+
+
+def sides(batches):
+    """[(index, whether it is mirrored)] of images that are `index` everywhere, 0 on the left."""
+    return [
+        (int(image.max()), bool(image[0, 0, 0]))
+        for images in batches
+        for image in np.asarray(images)
+    ]
+
+
+def test_an_alternating_flip_shows_both_sides_of_each_image_in_two_passes():
+    count, changes = 40, Augmentation(flip="alternating")
+    images = np.tile(np.arange(1, count + 1, dtype=np.uint8)[:, None, None, None], (1, 2, 4, 1))
+    images[:, :, 0] = 0
+    data = ImageData("sides", "train", images, np.arange(count) % 2, ("a", "b"))
+    stream = data.training_batches(30, seed=3, augmentation=changes)
+    shown = sides(images for images, _ in stream.take(4 * count // 30 + 1).as_numpy_iterator())
+    passes = [dict(shown[start : start + count]) for start in range(0, 4 * count, count)]
+    assert all(len(one) == count for one in passes)
+    assert passes[0] == passes[2]
+    assert passes[1] == passes[3]
+    assert all(passes[0][index] != passes[1][index] for index in passes[0])
+    assert 8 < sum(passes[0].values()) < 32  # a random half
+    # A resumed training goes on with the same sides, and a view has one side.
+    later = data.training_batches(30, seed=3, start_step=3, augmentation=changes)
+    assert sides(next(later.as_numpy_iterator())[:1]) == shown[90:120]
+    views = sides(data.views(2, 40, seed=3, augmentation=changes).as_numpy_iterator())
+    assert dict(views[:count]) == passes[0]
+    assert dict(views[count:]) == passes[1]
 
 
 def test_jitter_turns_scales_and_moves_with_bilinear_interpolation():
@@ -857,8 +888,9 @@ def test_the_name_of_a_data_set_means_the_data_set_and_a_path_the_folder(tmp_pat
     assert load("digits").image_shape == (8, 8, 1)
     for folder in ("./digits", Path("digits"), "./mnist", Path("mnist"), "mine"):
         assert load(folder).image_shape == (4, 4, 1)
-    monkeypatch.setattr(readers, "read_tfds", lambda name, *_, **__: name)
-    assert load("mnist") == "mnist"
+    made = dataclasses.replace(a_few(), name="of TFDS")
+    monkeypatch.setattr(readers, "read_tfds", lambda name, *_, **__: {"mnist": made}[name])
+    assert load("mnist") is made
 
 
 MOVED = Augmentation(shift=2, flip=True, jitter=0.1)

@@ -20,6 +20,7 @@ AUGMENTATIONS = [
     Augmentation(shift=3),
     Augmentation(flip=True),
     Augmentation(shift=1, cutout=4),
+    Augmentation(pad_and_crop=1, flip="alternating"),
 ]
 
 
@@ -63,8 +64,9 @@ def test_turned_and_scaled_images_agree_to_rounding():
         np.testing.assert_allclose(ours, images, atol=0.05)  # of 255
 
 
-def test_views_and_their_soft_targets_are_the_same():
-    moving = Augmentation(shift=2, flip=True)
+@pytest.mark.parametrize("flip", [True, "alternating"])
+def test_views_and_their_soft_targets_are_the_same(flip):
+    moving = Augmentation(shift=2, flip=flip)
     for (images, targets), (ours, our_targets) in both(moving, 3, LOGITS, count=12):
         np.testing.assert_array_equal(ours, images)
         for key in ("labels", "teacher_logits"):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 try:
     import tensorflow as tf
@@ -20,7 +20,9 @@ class Augmentation:
         pad_and_crop: number of black pixels p to add on every side, before the original size is
             cropped at one of (2p + 1)^2 random places. Deeply-Supervised Nets trains on CIFAR-10
             with p = 4.
-        flip: mirror left and right with probability 1/2.
+        flip: mirror left and right: True with probability 1/2, "alternating" in every second pass
+            over the images. A random half of the images begins mirrored. So two passes show both
+            sides of each image, and none twice: Jordan, arXiv:2404.00498, section 3.6.
         shift: the largest distance s in pixels to move an image. It moves by -s..s pixels down and
             across, and the edge pixels are repeated in the gap. A black gap would be
             `pad_and_crop`, so give one of the two.
@@ -33,11 +35,11 @@ class Augmentation:
 
     Raises:
         DataError: if a distance or a side is negative or a fraction, both `pad_and_crop` and
-            `shift` are given, or `jitter` is out of range.
+            `shift` are given, `flip` is none of these, or `jitter` is out of range.
     """
 
     pad_and_crop: int = 0
-    flip: bool = False
+    flip: bool | Literal["alternating"] = False
     shift: int = 0
     jitter: float = 0.0
     cutout: int = 0
@@ -47,6 +49,8 @@ class Augmentation:
             whole_number(name, getattr(self, name), at_least=0)
         if self.pad_and_crop and self.shift:
             raise DataError(f"{self}: both translate the image; give pad_and_crop or shift.")
+        if self.flip not in (True, False, "alternating"):
+            raise DataError(f'flip is True, False or "alternating"; received {self.flip!r}.')
         if not 0 <= self.jitter <= 0.5:
             raise DataError(f"jitter is a share in 0..0.5; received {self.jitter}.")
 
@@ -72,6 +76,23 @@ class Augmentation:
         )
         squares = tf.random.stateless_uniform((2, count), fold_in(seed, 2))
         return tf.transpose(tf.concat([moves, jitters, squares], axis=0))
+
+    def first_sides(self, count: int, seed: int) -> Any:
+        """Return 1 for each image that an alternating flip mirrors in pass 0, else 0: (count,)."""
+        return tf.cast(tf.random.stateless_uniform((count,), side_seed(seed)) < 0.5, tf.int64)
+
+    def alternated(self, draws: Any, first_sides: Any, passes: Any) -> Any:
+        """Return draws that mirror the images as `flip` says in these passes over the images.
+
+        Arguments:
+            draws: the draws (batch, 9).
+            first_sides: those of the images, (batch,).
+            passes: the number of the pass that shows each image, (batch,).
+        """
+        if self.flip != "alternating":
+            return draws
+        mirror = tf.where((first_sides + tf.cast(passes, tf.int64)) % 2 == 1, 0.0, 1.0)
+        return tf.concat([draws[:, :2], mirror[:, tf.newaxis], draws[:, 3:]], axis=1)
 
     def apply(self, images: Any, draws: Any) -> Any:
         """Change images (batch, h, w, c) by their draws (batch, 9) -> float32 (batch, h, w, c)."""
@@ -112,6 +133,11 @@ class Augmentation:
         rows, columns = outside(height, draws[0]), outside(width, draws[1])
         kept = rows[:, :, tf.newaxis] | columns[:, tf.newaxis, :]
         return images * tf.cast(kept, images.dtype)[..., tf.newaxis]
+
+
+def side_seed(seed: int) -> tuple[int, int]:
+    """Return the seed of `first_sides`. Steps, passes and views have smaller numbers."""
+    return seed, 2**41
 
 
 AS_THEY_ARE = Augmentation()

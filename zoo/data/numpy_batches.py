@@ -7,12 +7,12 @@ scaled (jitter) agree to rounding.
 
 import concurrent.futures
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
-from zoo.data.augmentation import Augmentation
+from zoo.data.augmentation import Augmentation, side_seed
 from zoo.data.philox import fold_in, integers, uniform
 
 if TYPE_CHECKING:
@@ -26,6 +26,20 @@ def draws(augmentation: Augmentation, count: int, seed: Sequence[int]) -> np.nda
     jitters = uniform((4, count), fold_in(seed, 1), -jitter, jitter)
     squares = uniform((2, count), fold_in(seed, 2))
     return np.concatenate([moves, jitters, squares]).T
+
+
+def first_sides(count: int, seed: int) -> np.ndarray:
+    """Compute `Augmentation.first_sides` with NumPy."""
+    return (uniform((count,), side_seed(seed)) < 0.5).astype(np.int64)
+
+
+def alternated(
+    augmentation: Augmentation, draws: np.ndarray, first_sides: np.ndarray, passes: Any
+) -> np.ndarray:
+    """Compute `Augmentation.alternated` with NumPy."""
+    if augmentation.flip == "alternating":
+        draws[:, 2] = (first_sides + passes) % 2 == 0
+    return draws
 
 
 def changed(augmentation: Augmentation, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
@@ -144,6 +158,7 @@ class TrainingBatches(keras.utils.PyDataset):
         self.data, self.batch_size, self.part = data, batch_size, part
         self.seed, self.start_step = seed, start_step
         self.augmentation, self.views, self.teacher_logits = augmentation, views, teacher_logits
+        self.sides = first_sides(data.examples, seed)
         self.orders: dict[int, np.ndarray] = {}
         self.of_views: dict[int, np.ndarray] = {}
         self.worker = concurrent.futures.ThreadPoolExecutor(1)
@@ -168,6 +183,7 @@ class TrainingBatches(keras.utils.PyDataset):
             indices[in_pass] = self._order(int(number))[positions[in_pass]]
         if self.views is None:
             drawn = draws(self.augmentation, self.batch_size, (self.seed, 2 * step + 1))
+            drawn = alternated(self.augmentation, drawn, self.sides[indices], passes)
         else:
             view_numbers = passes % self.views
             drawn = np.empty((self.batch_size, 9), np.float32)
@@ -221,7 +237,8 @@ def draws_of_view(
     data: "ImageData", augmentation: Augmentation, seed: int, view: int
 ) -> np.ndarray:
     """Return the random numbers of one view of all images, in order: (examples, 9)."""
-    return draws(augmentation, data.examples, (seed, view + 2**40))
+    drawn = draws(augmentation, data.examples, (seed, view + 2**40))
+    return alternated(augmentation, drawn, first_sides(data.examples, seed), view)
 
 
 def views(

@@ -43,6 +43,7 @@ def training_batches(
     with tf.device("CPU:0"):
         logits = None if teacher_logits is None else tf.constant(teacher_logits)
     first_pass, offset = divmod(start_step * batch_size, data.examples)
+    sides = augmentation.first_sides(data.examples, seed)
 
     # Sorting random keys takes 6 ms for 50,000 images. tf.random.experimental.index_shuffle needs
     # no sort, but its orders are poor: those of two passes over 50,000 images correlate by 0.66.
@@ -53,14 +54,15 @@ def training_batches(
         )
         order = tf.argsort(keys)[tf.where(number == first_pass, offset, 0) :]
         if views is None:
-            return order
+            return order, tf.fill(tf.shape(order), number)
         view = number % views
         draws = tf.gather(_draws_of_view(data, augmentation, seed, view), order)
         return order, tf.fill(tf.shape(order), view), draws
 
-    def batch(step, indices, view=None, draws=None):
+    def batch(step, indices, view, draws=None):
         if draws is None:
             draws = augmentation.draws(batch_size, (seed, 2 * step + 1))
+            draws = augmentation.alternated(draws, tf.gather(sides, indices), view)
         indices, draws = indices[part], draws[part]
         targets = tf.gather(labels, indices)
         if logits is not None:
@@ -69,7 +71,7 @@ def training_batches(
         return augmentation.apply(images(indices), draws), targets
 
     def batch_of_step(step, order):
-        return batch(step, *order) if isinstance(order, tuple) else batch(step, order)
+        return batch(step, *order)
 
     steps = tf.data.Dataset.counter(start_step)
     order = tf.data.Dataset.counter(first_pass).map(shuffled)
@@ -114,7 +116,8 @@ def views(
 def _draws_of_view(data: "ImageData", augmentation: Augmentation, seed: int, view: Any) -> Any:
     """Return the random numbers of one view of all images, in order: (examples, 9)."""
     # The seeds of passes and steps are smaller numbers, so that views share none with them.
-    return augmentation.draws(data.examples, (seed, view + 2**40))
+    draws = augmentation.draws(data.examples, (seed, view + 2**40))
+    return augmentation.alternated(draws, augmentation.first_sides(data.examples, seed), view)
 
 
 def _images(data: "ImageData") -> Callable[[Any], Any]:
