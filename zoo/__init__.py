@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 # The public names, and the folder that each comes from.
 _HOME = {
+    "ApplicationPreprocessing": "layers",
     "BatchNormalization": "layers",
     "CompanionHead": "layers",
     "DecodingHead": "layers",
@@ -23,6 +24,7 @@ _HOME = {
     "GlobalContrastNormalization": "layers",
     "LocalContrastNormalization": "layers",
     "MLPConv": "layers",
+    "PatchWhitening": "layers",
     "ZCAWhitening": "layers",
     "MulticlassSquaredHinge": "losses",
     "OneVsAllSquaredHinge": "losses",
@@ -35,6 +37,7 @@ _HOME = {
     "CompanionDecay": "optimizers",
     "InversePowerDecay": "optimizers",
     "LayerwiseSGD": "optimizers",
+    "Muon": "optimizers",
     "DeeplySupervised": "objectives",
     "Distiller": "objectives",
     "load_model": "saving",

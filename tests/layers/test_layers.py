@@ -47,6 +47,37 @@ def test_mlpconv_is_a_convolution_then_a_perceptron_at_each_place(stride, final_
     assert layer.compute_output_shape(IMAGES.shape) == expected.shape
 
 
+def test_mlpconv_pools_behind_its_first_convolution():
+    layer = MLPConv((7, 4), 3, pool_size=2)
+    maps = np.asarray(layer(IMAGES))
+    first, second = layer.convolutions
+    expected = second(ops.relu(ops.max_pool(first(IMAGES), 2, data_format="channels_last")))
+    np.testing.assert_allclose(maps, np.maximum(expected, 0), rtol=1e-5, atol=1e-5)
+    assert layer.compute_output_shape(IMAGES.shape) == maps.shape == (4, 3, 2, 4)
+    again = MLPConv.from_config(layer.get_config())
+    again.build(IMAGES.shape)
+    again.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(again(IMAGES), maps)
+
+
+@pytest.mark.parametrize("normalization", [None, "batch"])
+def test_a_residual_mlpconv_adds_its_input_before_the_last_activation(normalization):
+    arguments = {"normalization": normalization, "final_activation": None}
+    plain = MLPConv((7, 3), 3, **arguments)
+    residual = MLPConv((7, 3), 3, residual=True, **{**arguments, "final_activation": "relu"})
+    expected = np.maximum(np.asarray(plain(IMAGES)) + IMAGES, 0)
+    residual.build(IMAGES.shape)
+    residual.set_weights(plain.get_weights())
+    np.testing.assert_allclose(residual(IMAGES), expected, rtol=1e-5, atol=1e-5)
+    again = MLPConv.from_config(residual.get_config())
+    again.build(IMAGES.shape)
+    again.set_weights(plain.get_weights())
+    np.testing.assert_array_equal(again(IMAGES), residual(IMAGES))
+    for changes in ({"pool_size": 2}, {"filters": (7, 4)}):
+        with pytest.raises(ValueError, match="both have one shape"):
+            MLPConv(**{"filters": (7, 3), "kernel_size": 3, "residual": True, **changes})(IMAGES)
+
+
 def test_mlpconv_normalizes_before_each_activation():
     layer = MLPConv((7, 4), 3, normalization="batch", final_activation=None)
     outputs = float32(layer(IMAGES, training=True))

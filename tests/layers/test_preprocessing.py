@@ -2,7 +2,12 @@ import keras
 import numpy as np
 import pytest
 
-from zoo.layers import GlobalContrastNormalization, LocalContrastNormalization, ZCAWhitening
+from zoo.layers import (
+    GlobalContrastNormalization,
+    LocalContrastNormalization,
+    PatchWhitening,
+    ZCAWhitening,
+)
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (40, 6, 5, 3)).astype("float32")
@@ -72,11 +77,63 @@ def test_zca_whitening_adapts_to_batches_as_to_one_array():
         np.testing.assert_allclose(other.mean, one.mean, rtol=1e-6)
 
 
-def test_zca_whitening_says_when_it_was_not_adapted():
-    with pytest.raises(ValueError, match="adapt"):
-        ZCAWhitening()(IMAGES)
+@pytest.mark.parametrize("kind", [ZCAWhitening, PatchWhitening])
+def test_whitening_says_when_it_was_not_adapted(kind):
+    with pytest.raises(ValueError, match=f"{kind.__name__}.*adapt"):
+        kind()(IMAGES)
     with pytest.raises(ValueError, match="no images"):
-        ZCAWhitening().adapt([])
+        kind().adapt([])
+
+
+def patches(images, size):
+    """All patches of (n, h, w, c) as rows, in the order of the places."""
+    return np.array(
+        [
+            image[row : row + size, column : column + size].ravel()
+            for image in images
+            for row in range(image.shape[0] - size + 1)
+            for column in range(image.shape[1] - size + 1)
+        ]
+    ).astype("float64")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_patch_whitening_is_the_formula(size):
+    images = IMAGES / 100
+    layer = PatchWhitening(size, filter_bias=0.01)
+    layer.adapt(images)
+    rows = patches(images, size)
+    mean = rows.mean(0)
+    values, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
+    expected = (rows - mean) @ vectors / np.sqrt(values + 0.01)
+    outputs = np.asarray(layer(images))
+    assert outputs.shape == layer.compute_output_shape(images.shape)
+    outputs = outputs.reshape(len(rows), 2, -1)
+    np.testing.assert_allclose(outputs[:, 0], -outputs[:, 1], atol=1e-4)
+    # The sign of an eigenvector is free.
+    np.testing.assert_allclose(abs(outputs[:, 0]), abs(expected), rtol=1e-3, atol=1e-3)
+
+
+def test_patch_whitening_makes_the_covariance_the_identity_and_does_not_learn():
+    mixing = RNG.normal(size=(3, 3))
+    layer = PatchWhitening(2, filter_bias=0.0)
+    layer.adapt((RNG.normal(size=(200, 5, 5, 3)) @ mixing).astype("float32"))
+    white = np.asarray(layer((RNG.normal(size=(900, 2, 2, 3)) @ mixing).astype("float32")))
+    np.testing.assert_allclose(np.cov(white.reshape(900, 24)[:, :12].T), np.eye(12), atol=0.25)
+    assert layer.trainable_weights == []
+
+
+def test_patch_whitening_adapts_to_batches_as_to_one_array():
+    one, batches = PatchWhitening(), PatchWhitening()
+    one.adapt(IMAGES)
+    batches.adapt([(IMAGES[:9], np.zeros(9)), (IMAGES[9:], np.zeros(31))])
+    np.testing.assert_allclose(batches.kernel, one.kernel, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("arguments", [{"kernel_size": 0}, {"filter_bias": -1.0}])
+def test_patch_whitening_refuses_what_is_no_size_or_variance(arguments):
+    with pytest.raises(ValueError, match="kernel_size is a whole number"):
+        PatchWhitening(**arguments)
 
 
 def test_local_contrast_normalization_is_the_formula():
@@ -102,7 +159,10 @@ def test_local_contrast_normalization_is_the_formula():
 def test_pixels_may_be_whole_numbers():
     pixels, whitening = IMAGES.astype("uint8"), ZCAWhitening()
     whitening.adapt(pixels)
-    for layer in (GlobalContrastNormalization(), whitening, LocalContrastNormalization()):
+    patch_whitening = PatchWhitening()
+    patch_whitening.adapt(pixels)
+    contrasts = GlobalContrastNormalization(), LocalContrastNormalization()
+    for layer in (*contrasts, whitening, patch_whitening):
         np.testing.assert_array_equal(layer(pixels), layer(IMAGES))
 
 
@@ -110,8 +170,11 @@ def test_preprocessing_stays_in_float32_and_survives_a_file(policy, tmp_path):
     whitening = ZCAWhitening()
     contrast = GlobalContrastNormalization()
     whitening.adapt(contrast(IMAGES))
+    patch_whitening = PatchWhitening()
+    patch_whitening.adapt(whitening(contrast(IMAGES)))
+    local = LocalContrastNormalization(5)
     model = keras.Sequential(
-        [keras.Input(IMAGES.shape[1:]), contrast, whitening, LocalContrastNormalization(5)]
+        [keras.Input(IMAGES.shape[1:]), contrast, whitening, patch_whitening, local]
     )
     expected = np.asarray(model(IMAGES))
     assert expected.dtype == np.float32

@@ -29,6 +29,18 @@ def test_the_released_nets_have_their_sizes(variant, shape, classes, parameters,
     assert model.output_shape == (None, classes)
 
 
+def test_the_fast_net_halves_its_maps_three_times_behind_a_whitening():
+    whitening = zoo.PatchWhitening()
+    whitening.adapt(np.random.default_rng(0).uniform(-1, 1, (9, 32, 32, 3)))
+    model = zoo.nin(variant="fast", preprocessing=[whitening, keras.layers.ReLU()])
+    blocks = [layer.output.shape[1:] for layer in model.layers if "mlpconv" in layer.name]
+    assert blocks == [*[(15, 15, 64)] * 2, *[(7, 7, 256)] * 2, *[(3, 3, 256)] * 2]
+    with pytest.raises(ValueError, match=r"mlpconv5 .* 1 x 1, and halves .* too small"):
+        zoo.nin((4, 4, 1), 4, variant="fast")
+    with pytest.raises(ValueError, match="no linear_taps"):
+        zoo.nin(variant="fast", linear_taps=True)
+
+
 def deviations(model):
     return [w.numpy().std() for w in model.trainable_weights if w.path.endswith("kernel")]
 
@@ -178,6 +190,7 @@ def test_the_incoming_weights_of_each_hidden_unit_are_limited():
 MODELS = {
     "mlp": lambda: zoo.mlp((8, 8, 1), 4, hidden=(32, 32)),
     "modern": lambda: zoo.nin((8, 8, 1), 4, width=0.25, dropout=0),
+    "fast": lambda: zoo.nin((8, 8, 1), 4, variant="fast", width=0.25),
     "mnist without the last relu": lambda: zoo.nin(
         (8, 8, 1), 4, variant="mnist", width=0.5, dropout=0, final_relu=False
     ),

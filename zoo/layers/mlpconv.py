@@ -1,7 +1,7 @@
 """The mlpconv layer of Network in Network (arXiv:1312.4400)."""
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from zoo.freezing import freeze_held_layers
 from zoo.layers.normalization import BatchNormalization
@@ -23,6 +23,11 @@ class MLPConv(layers.Layer):
         kernel_size: the kernel size of the first convolution. The others are 1 x 1.
         strides: the strides of the first convolution.
         padding: the padding of the first convolution.
+        pool_size: the side of the windows of a max pooling right behind the first convolution, in
+            front of its normalization and activation. 1 for none. The layers behind it then
+            compute a quarter (for 2) of the places.
+        residual: True adds the input to the maps of the last convolution, before its activation.
+            The input then has their shape: He et al., arXiv:1512.03385.
         activation: the activation after each convolution.
         final_activation: the activation after the last convolution. "same" takes `activation`;
             None gives linear maps.
@@ -35,8 +40,9 @@ class MLPConv(layers.Layer):
             biases.
 
     Raises:
-        ValueError: if there are no filters, if the normalization is none of the above, or if the
-            list of initializers does not match the filters.
+        ValueError: if there are no filters, if the normalization is none of the above, if the list
+            of initializers does not match the filters, or if the input of a residual layer has
+            another shape than its output.
     """
 
     def __init__(
@@ -46,6 +52,8 @@ class MLPConv(layers.Layer):
         *,
         strides=1,
         padding="same",
+        pool_size=1,
+        residual=False,
         activation="relu",
         final_activation="same",
         kernel_initializer="he_normal",
@@ -61,6 +69,12 @@ class MLPConv(layers.Layer):
             )
         prototype = normalization_layer(normalization)
         self.kernel_size, self.strides, self.padding = kernel_size, strides, padding
+        self.pool_size, self.residual = pool_size, residual
+        self.pool = None
+        if pool_size > 1:
+            self.pool = layers.MaxPooling2D(
+                pool_size, data_format="channels_last", name="pool", dtype=self.dtype_policy
+            )
         # A layer stands here as its class: Keras would save the layer itself as a part of this one.
         self.normalization = normalization if normalization in (None, "batch") else type(prototype)
         self.activation = keras.activations.get(activation)
@@ -105,9 +119,15 @@ class MLPConv(layers.Layer):
         )
 
     def build(self, input_shape):
+        if self.residual and tuple(input_shape) != self.compute_output_shape(input_shape):
+            raise ValueError(
+                "A residual MLPConv adds its input to its output, so both have one shape; "
+                f"received {tuple(input_shape)}, which becomes "
+                f"{self.compute_output_shape(input_shape)}."
+            )
         for index, convolution in enumerate(self.convolutions):
             convolution.build(input_shape)
-            input_shape = convolution.compute_output_shape(input_shape)
+            input_shape = self._shape_behind(index, input_shape)
             if self.normalizations:
                 self.normalizations[index].build(input_shape)
         freeze_held_layers(self)
@@ -116,15 +136,23 @@ class MLPConv(layers.Layer):
         x = inputs
         for index, convolution in enumerate(self.convolutions):
             x = convolution(x)
+            if index == 0 and self.pool:
+                x = self.pool(x)
             if self.normalizations:
                 x = self.normalizations[index](x, training=training)
             last = index == len(self.convolutions) - 1
+            if last and self.residual:
+                x = x + ops.cast(inputs, x.dtype)
             x = (self.final_activation if last else self.activation)(x)
         return x
 
+    def _shape_behind(self, index, input_shape):
+        shape = self.convolutions[index].compute_output_shape(input_shape)
+        return self.pool.compute_output_shape(shape) if index == 0 and self.pool else shape
+
     def compute_output_shape(self, input_shape):
-        for convolution in self.convolutions:
-            input_shape = convolution.compute_output_shape(input_shape)
+        for index in range(len(self.convolutions)):
+            input_shape = self._shape_behind(index, input_shape)
         return input_shape
 
     def get_config(self):
@@ -141,6 +169,8 @@ class MLPConv(layers.Layer):
             "kernel_size": self.kernel_size,
             "strides": self.strides,
             "padding": self.padding,
+            "pool_size": self.pool_size,
+            "residual": self.residual,
             "activation": keras.activations.serialize(self.activation),
             "final_activation": keras.activations.serialize(self.final_activation),
             "kernel_initializer": [

@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 from zoo import memory
-from zoo.layers import GlobalAveragePoolingHead, ImageClassifier, MLPConv
+from zoo.layers import Dirac, GlobalAveragePoolingHead, ImageClassifier, MLPConv
 from zoo.layers.mlpconv import copy_of, normalization_layer
 from zoo.models import pretrained
 from zoo.models.variants import VARIANTS
@@ -46,7 +46,9 @@ def nin(
             loaded. The files of an export are compared with their checksums and their card first.
         variant: "modern", the recommended one, has batch normalization, He initialization and
             linear class maps. "plain" is the same without normalization and with the papers'
-            dropout of 0.5; "cnn" is "plain" without the 1 x 1 convolutions. "mnist", "cifar10",
+            dropout of 0.5; "cnn" is "plain" without the 1 x 1 convolutions. "fast" is
+            for short trainings, see recipes/cifar10_fast.py: six mlpconv layers of 3 x 3 with 64 to
+            256 filters, three of them residual, that start as the identity. "mnist", "cifar10",
             "cifar100", "svhn" (mavenlin/cuda-convnet) and "imagenet" (Caffe model zoo, 224 x 224)
             are the released definitions: Gaussian initialization, pooling that rounds up,
             classical dropout (at prediction all units pass, halved) and a ReLU on the class maps.
@@ -90,16 +92,23 @@ def nin(
     final_relu = spec.final_relu if final_relu is None else final_relu
     normalization = normalization or spec.normalization
     _check(spec, input_shape, classes, width, dropout, head, head_dropout)
+    if linear_taps and any(block.residual for block in spec.blocks):
+        raise ValueError(f"The mlpconv layers of variant={variant!r} have no linear_taps.")
 
     images = x = keras.Input(input_shape, name="images", dtype="float32")
     for layer in _preprocessing_layers(preprocessing):
         x = layer(x)
     for index, block in enumerate(spec.blocks, 1):
+        if min(x.shape[1:3]) < block.pool_size:
+            raise ValueError(
+                f"mlpconv{index} received maps of {x.shape[1]} x {x.shape[2]}, and halves them. "
+                "The image is too small."
+            )
         for layer in _mlpconv_layers(
             index, block, width, normalization, kernel_regularizer, linear_taps
         ):
             x = layer(x)
-        if index < len(spec.blocks):
+        if block.pooled and index < len(spec.blocks):
             x = _pool(x, spec.released, name=f"pool{index}")
         if block.dropout and dropout:
             x = _drop(x, dropout, spec.released, index)
@@ -165,12 +174,15 @@ def _mlpconv_layers(index, block, width, normalization, kernel_regularizer, line
     """Yield the layers of a block: one MLPConv, or its first convolution and then the rest."""
     filters = _filters(block, width)
     initializers = [_gaussian(deviation) for deviation in block.deviations]
-    initializers = initializers or ["he_normal"] * len(filters)
+    initializers = initializers or [Dirac() if block.dirac else "he_normal"] * len(filters)
     first = {"strides": block.strides, "padding": block.padding}
+    pool = {"pool_size": block.pool_size}
+    residual = {"residual": block.residual}
     common = {"kernel_regularizer": kernel_regularizer}
     mlp = {**common, "normalization": normalization, "name": f"mlpconv{index}"}
     if not linear_tap:
-        yield MLPConv(filters, block.kernel_size, kernel_initializer=initializers, **first, **mlp)
+        kernel = {"kernel_size": block.kernel_size, "kernel_initializer": initializers}
+        yield MLPConv(filters, **kernel, **first, **pool, **residual, **mlp)
         return
     yield layers.Conv2D(
         filters[0],
@@ -182,6 +194,8 @@ def _mlpconv_layers(index, block, width, normalization, kernel_regularizer, line
         **first,
         **common,
     )
+    if block.pool_size > 1:
+        yield layers.MaxPooling2D(**pool, data_format="channels_last", name=f"conv{index}_pool")
     if normalization:
         yield copy_of(normalization_layer(normalization), name=f"conv{index}_norm")
     yield layers.ReLU(name=f"relu{index}")

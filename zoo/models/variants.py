@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Block:
-    """One mlpconv layer and, unless it is the last, the 3 x 3 max pooling of stride 2 behind it."""
+    """One mlpconv layer and, unless it is the last, the max pooling of stride 2 behind it."""
 
     filters: tuple
     kernel_size: int
@@ -14,6 +14,10 @@ class Block:
     strides: int = 1
     padding: str = "same"
     dropout: bool = False  # True puts dropout after the pooling
+    pool_size: int = 1  # the windows of a pooling right behind the first convolution
+    residual: bool = False  # True adds the input to the output
+    pooled: bool = True  # False puts no 3 x 3 pooling of stride 2 behind the mlpconv layer
+    dirac: bool = False  # True starts as `zoo.layers.Dirac` instead
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,15 @@ _CIFAR = (
     Block((192, 192, 192), 5, dropout=True),
     Block((192, 192), 3),
 )
+# A convolution that halves the maps, then a residual mlpconv layer, three times.
+_FAST = tuple(
+    block
+    for width in (64, 256, 256)
+    for block in (
+        Block((width,), 3, pool_size=2, pooled=False, dirac=True),
+        Block((width, width), 3, residual=True, pooled=False, dirac=True),
+    )
+)
 # The released numbers come from mavenlin/cuda-convnet, NIN/*_def, and from nin_imagenet of the
 # Caffe model zoo, which is not in the paper.
 VARIANTS = {
@@ -53,6 +66,7 @@ VARIANTS = {
         dropout=0.2,
         normalization="batch",
     ),
+    "fast": Variant(_FAST, 0.0, normalization="batch"),
     "plain": Variant(_CIFAR, 0.5),
     "cnn": Variant(tuple(replace(block, filters=block.filters[:1]) for block in _CIFAR), 0.5),
     "mnist": _released(

@@ -4,6 +4,7 @@ import keras  # noqa: F401 (before our own: importing Keras registers them, see 
 
 from zoo.optimizers.layerwise import LayerwiseSGD
 from zoo.optimizers.metered import GradientMeter, MeteredSGD
+from zoo.optimizers.muon import Muon
 from zoo.optimizers.schedules import CompanionDecay, InversePowerDecay
 from zoo.optimizers.sgd import KernelDecaySGD, warm_cosine_sgd
 
@@ -14,5 +15,6 @@ __all__ = [
     "KernelDecaySGD",
     "LayerwiseSGD",
     "MeteredSGD",
+    "Muon",
     "warm_cosine_sgd",
 ]
