@@ -180,6 +180,7 @@ def over_seeds(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     fields = [
         {
             "resize": "squash",  # what older records mean
+            "teacher_resize": False,
             **record["recipe"]["fields"],
             "seed": None,
             "precision": record["versions"].get("precision"),
@@ -227,7 +228,9 @@ def _training(recipe, versions, results):
         "seed": versions["seed"],
         "epochs": results["epochs"],
         "seconds": round(results["seconds"]),
+        "operations_of_training": results.get("operations_of_training"),
         "teacher": results.get("teacher"),
+        "teachers": results.get("teachers", []),  # each with its accuracy; of an older run, none
         "hardware": versions["hardware"],
         "backend": versions.get("backend"),
         "precision": versions.get("precision"),

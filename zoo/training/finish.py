@@ -9,7 +9,7 @@ from zoo.data import ImageData
 from zoo.recipe import Recipe
 from zoo.runs import Run
 from zoo.saving import shipped, supervised
-from zoo.training import plan
+from zoo.training import operations, plan
 from zoo.training.measuring import measure
 from zoo.training.progress import Progress
 from zoo.training.stopping import TrainingError
@@ -92,6 +92,8 @@ def _results(session, model):
     labels, examples = judging.labels, judging.examples
     counts = measures.confusion_counts(labels, logits.argmax(1), len(names))
     errors = examples - int(counts.trace())
+    an_image = operations.of_an_image(model)
+    trained_on = session.position["step"] * session.recipe.batch_size
     return {
         "evaluated_on": session.judged_on,
         "accuracy": 1 - errors / examples,
@@ -107,8 +109,11 @@ def _results(session, model):
         "epochs": session.position["epoch"],
         "seconds": session.position["seconds"],
         "parameters": model.count_params(),
+        "operations_an_image": an_image,
+        "operations_of_training": operations.of_training(an_image, trained_on),
         "label_names": names,
         "teacher": session.teacher,
+        "teachers": session.position.get("teachers", []),
         "data": session.data,
         "warnings": session.position["warnings"],
         "resumed": session.position["resumed"],
