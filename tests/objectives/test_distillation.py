@@ -495,9 +495,9 @@ def ends_in(layer):
     ],
     ids=["dense", "softmax", "activation", "sigmoid", "nested"],
 )
-def test_probabilities_are_recognized_and_refused(given, x):
-    """Defects 2 and 3."""
-    with pytest.raises(ValueError, match=r"gives probabilities.*classifier_activation=None"):
+def test_probabilities_are_recognized_and_those_of_a_student_refused(given, x):
+    """Defects 2 and 3. What a teacher of probabilities teaches: test_foreign_teachers.py."""
+    with pytest.warns(UserWarning, match=r"The teacher .* gives the probabilities of a"):
         zoo.Distiller(student=net(classes=given.output_shape[-1]), teacher=given)
     with pytest.raises(ValueError, match=r"The student .* gives probabilities"):
         zoo.Distiller(student=given, teacher=teacher(classes=given.output_shape[-1]))

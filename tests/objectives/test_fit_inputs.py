@@ -208,8 +208,9 @@ def test_class_weights_end_with_the_fit_and_count_on_one_batch():
     tf.config.run_functions_eagerly(False)
     try:
         one, other = MODELS["`Distiller`"](), MODELS["`Distiller`"]()
-        for model in (one, other):
-            model.compile(keras.optimizers.SGD(0.1), zoo.SoftmaxCrossEntropy())
+        for model in (one, other):  # one is traced, which costs seconds
+            eagerly = model is other
+            model.compile(keras.optimizers.SGD(0.1), zoo.SoftmaxCrossEntropy(), run_eagerly=eagerly)
         for weights in (OF_CLASSES, {1: 0.5}, None):
             found = one.train_on_batch(IMAGES, LABELS, class_weight=weights)
             each = [(weights or {}).get(label, 1.0) for label in LABELS.tolist()]

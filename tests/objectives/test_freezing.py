@@ -74,11 +74,26 @@ HOLDING = {
         lambda: distiller(knowledge.Flow(["conv", "conv2"], ["conv2", "conv"])),
         lambda m: m.knowledge[0],
     ),
+    "VariationalInformation": (
+        lambda: distiller(knowledge.VariationalInformation("conv", "conv")),
+        lambda m: m.knowledge[0],
+    ),
+    "CorrelationCongruence": (
+        lambda: distiller(knowledge.CorrelationCongruence("conv2", "conv2", units=2)),
+        lambda m: m.knowledge[0],
+    ),
+    "KnowledgeReview": (
+        lambda: distiller(knowledge.KnowledgeReview(["conv", "conv2"], ["conv", "conv2"])),
+        lambda m: m.knowledge[0],
+    ),
 }
 PLAIN = {
     *("BatchNormalization", "GlobalContrastNormalization", "LocalContrastNormalization"),
-    *("ZCAWhitening", "Dustbin", "LogitRegression", "DecoupledSoftTargets", "AttentionTransfer"),
+    *("ApplicationPreprocessing", "PatchWhitening", "ZCAWhitening", "Dustbin"),
+    *("LogitRegression", "DecoupledSoftTargets", "AttentionTransfer"),
     *("SimilarityPreserving", "RelationalDistance", "RelationalAngle"),
+    *("SoftTargets", "RelationalMatching", "MultiLevelLogits", "ProbabilisticTransfer"),
+    *("NeuronSelectivityTransfer", "ClassAttentionTransfer", "ScaleDecoupledSoftTargets"),
 }
 
 

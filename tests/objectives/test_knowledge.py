@@ -310,16 +310,6 @@ def test_connectors_are_trained():
         assert np.abs(gradient).max() > 0, variable.path
 
 
-def test_the_larger_attention_is_resized_to_the_smaller(rng):
-    small, large = features(rng, [(2, 4, 4, 3), (2, 8, 8, 5)])
-    found = values(knowledge.AttentionTransfer("a", "b"), [small], [large])
-    one = unit((small**2).mean(-1).reshape(2, -1))
-    shrunk = tf.image.resize((large**2).mean(-1, keepdims=True), (4, 4), antialias=True).numpy()
-    np.testing.assert_allclose(
-        found, ((one - unit(shrunk.reshape(2, -1))) ** 2).mean(-1), rtol=1e-4
-    )
-
-
 def test_the_power_of_attention(rng):
     student, teacher = features(rng, [(2, 4, 4, 3), (2, 4, 4, 5)])
     found = values(knowledge.AttentionTransfer("a", "b", power=1), [student], [teacher])
@@ -338,7 +328,7 @@ def test_a_flow_between_maps_of_unlike_sizes_and_widths(rng):
     (kernel,) = taught.get_weights()  # of the first alone: the second has the teacher's width
 
     def matrix(first, second):
-        first = tf.image.resize(first, (4, 4), antialias=True).numpy()
+        first = first.reshape(2, 4, 2, 4, 2, -1).mean((2, 4))
         return np.einsum("bhwc,bhwd->bcd", first, second) / 16
 
     difference = matrix(student[0] @ kernel[0, 0], student[1]) - matrix(*teacher)
@@ -368,7 +358,27 @@ MADE = {
     "Flow": lambda: knowledge.Flow(["a", "b"], ["c", "d"]),
     "RelationalDistance": lambda: knowledge.RelationalDistance("a", "b", weight=25),
     "RelationalAngle": lambda: knowledge.RelationalAngle("a", "b", weight=50),
+    "SoftTargets": lambda: knowledge.SoftTargets(2.0, standardize=True, weight=9),
+    "RelationalMatching": lambda: knowledge.RelationalMatching(4.0, 1.0, 2.0, weight=2),
+    "MultiLevelLogits": lambda: knowledge.MultiLevelLogits((2.0, 4.0), weight=0.9),
+    "NeuronSelectivityTransfer": lambda: knowledge.NeuronSelectivityTransfer("a", "b", weight=50),
+    "VariationalInformation": lambda: knowledge.VariationalInformation(["a", "b"], ["c", "d"]),
+    "ClassAttentionTransfer": lambda: knowledge.ClassAttentionTransfer(
+        "a", "b", size=3, normalize=False, weight=15
+    ),
+    "ScaleDecoupledSoftTargets": lambda: knowledge.ScaleDecoupledSoftTargets(
+        "a", "b", temperature=3.0, scales=(1, 3), weight=9
+    ),
+    "ProbabilisticTransfer": lambda: knowledge.ProbabilisticTransfer("a", "b", weight=30000),
+    "CorrelationCongruence": lambda: knowledge.CorrelationCongruence("a", "b", units=3),
+    "KnowledgeReview": lambda: knowledge.KnowledgeReview(["a", "b"], ["c", "d"], weight=5),
 }
+OF_LOGITS = ("LogitRegression", "DecoupledSoftTargets", "SoftTargets", "RelationalMatching")
+OF_LOGITS += ("MultiLevelLogits",)
+
+
+def test_every_knowledge_is_tested_here():
+    assert {*MADE, "Knowledge"} == set(knowledge.__all__)
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -387,7 +397,7 @@ def test_the_computation_is_in_float32_under_mixed_precision(name, rng):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         taught = MADE[name]()
-        shape = (4, 5) if name.startswith(("Logit", "Decoupled")) else (4, 3, 3, 5)
+        shape = (4, 5) if name in OF_LOGITS else (4, 3, 3, 5)
         student, teacher = (features(rng, [shape] * len(taught.student_layers)) for _ in "st")
         half = [tf.cast(each, "bfloat16") for each in student]
         labels = np.arange(4)
@@ -408,7 +418,8 @@ def symbolic(*shapes):
     ("make", "student", "teacher", "message"),
     [
         (lambda: knowledge.Hint("a", "b"), (3,), (4, 4, 2), "'a' of the student.*two maps, or two"),
-        (lambda: knowledge.Hint("a", "b"), (3, 3, 2), (None, 4, 2), "known sizes"),
+        (lambda: knowledge.Hint("a", "b"), (3, 3, None), (3, 3, 2), "known channels"),
+        (lambda: knowledge.Hint("a", "b"), (2, 3, 3, 2), (2, 3, 3, 2), "two maps, or two"),
         (lambda: knowledge.AttentionTransfer("a", "b"), (3,), (3,), "two maps"),
         (lambda: knowledge.LogitRegression(), (3,), (4,), "features of one shape"),
         (lambda: knowledge.DecoupledSoftTargets(), (3,), (4,), "of the same classes"),
@@ -436,26 +447,49 @@ def test_arguments_that_make_no_sense_are_refused(make, message):
 
 PROGRAM = """
 import sys
+import keras
 import numpy as np
 from zoo import knowledge
+
+if keras.backend.backend() == "jax":
+    import jax
 
 rng = np.random.default_rng(0)
 student = [rng.normal(size=s).astype("float32") for s in [(4, 6, 6, 3), (4, 3, 3, 2)]]
 teacher = [rng.normal(size=s).astype("float32") for s in [(4, 6, 6, 3), (4, 3, 3, 2)]]
 logits = [rng.normal(size=(4, 5)).astype("float32") for _ in "st"]
-labels = np.arange(4)
-found = {}
+maps = [rng.normal(size=(4, 6, 6, 5)).astype("float32") for _ in "st"]
+made = {
+    "LogitRegression": ([], logits[:1], logits[1:]),
+    "DecoupledSoftTargets": ([], logits[:1], logits[1:]),
+    "SoftTargets": ([2.0, True], logits[:1], logits[1:]),
+    "RelationalMatching": ([], logits[:1], logits[1:]),
+    "MultiLevelLogits": ([], logits[:1], logits[1:]),
+    "Hint": (["a", "c"], student[1:], teacher[:1]),
+    "RelationalAngle": (["a", "c"], student[:1], teacher[:1]),
+    "NeuronSelectivityTransfer": (["a", "c"], student[:1], teacher[1:]),
+    "VariationalInformation": (["a", "c"], student[:1], teacher[1:]),
+    "CorrelationCongruence": (["a", "c"], student[:1], teacher[1:]),
+    "ClassAttentionTransfer": (["a", "c"], maps[:1], maps[1:]),
+    "ScaleDecoupledSoftTargets": (["a", "c"], maps[:1], maps[1:]),
+}
 for name in ("AttentionTransfer", "SimilarityPreserving", "Flow", "RelationalDistance"):
-    found[name] = getattr(knowledge, name)(["a", "b"], ["c", "d"])(student, teacher)
-found["RelationalAngle"] = knowledge.RelationalAngle("a", "c")(student[:1], teacher[:1])
-found["LogitRegression"] = knowledge.LogitRegression()(logits[:1], logits[1:])
-decoupled = knowledge.DecoupledSoftTargets()
-found["DecoupledSoftTargets"] = decoupled(logits[:1], logits[1:], labels=labels)
-hint = knowledge.Hint("a", "c")
-hint(student[1:], teacher[:1])
-hint.set_weights([np.ones_like(w) for w in hint.get_weights()])
-found["Hint"] = hint(student[1:], teacher[:1])
-import keras
+    made[name] = ([["a", "b"], ["c", "d"]], student, teacher)
+for name in ("ProbabilisticTransfer", "KnowledgeReview"):
+    made[name] = ([["a", "b"], ["c", "d"]], student, teacher)
+found = {}
+for name, (arguments, *features) in made.items():
+    taught = getattr(knowledge, name)(*arguments)
+    given = {"labels": np.array([0, 1, 99, -1])} if taught.needs_labels else {}
+    taught(*([keras.KerasTensor(each.shape) for each in side] for side in features))
+    weights = [np.cos(np.arange(w.size)).reshape(w.shape) for w in taught.get_weights()]
+    taught.set_weights(weights)
+    run = taught.stateless_call
+    if keras.backend.backend() == "jax":  # or JAX compiles each operation
+        run = jax.jit(run)
+    both = taught.trainable_variables, taught.non_trainable_variables
+    values = ([variable.value for variable in each] for each in both)
+    found[name] = run(*values, *features, **given)[0]
 np.savez(sys.argv[1], **{k: keras.ops.convert_to_numpy(v) for k, v in found.items()})
 """
 

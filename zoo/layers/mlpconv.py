@@ -163,14 +163,15 @@ class MLPConv(layers.Layer):
             normalization = keras.saving.serialize_keras_object(self.normalizations[0])
             # The shape of the first copy; the others have shapes of their own.
             normalization.pop("build_config", None)
+        # Without these two, the configuration and so the fingerprint of older nets stay as they are.
+        newer = {"pool_size": (self.pool_size, 1), "residual": (self.residual, False)}
         return {
             **super().get_config(),
+            **{name: value for name, (value, default) in newer.items() if value != default},
             "filters": self.filters,
             "kernel_size": self.kernel_size,
             "strides": self.strides,
             "padding": self.padding,
-            "pool_size": self.pool_size,
-            "residual": self.residual,
             "activation": keras.activations.serialize(self.activation),
             "final_activation": keras.activations.serialize(self.final_activation),
             "kernel_initializer": [

@@ -13,7 +13,13 @@ from zoo.losses.labels import (
     softmax_cross_entropy,
 )
 from zoo.losses.reduction import Mean, loss_object, replicas, sum_over_replicas
-from zoo.losses.soft_targets import SoftTargets, divergence, log_ratios, soft_target_loss
+from zoo.losses.soft_targets import (
+    SoftTargets,
+    binary_soft_target_loss,
+    divergence,
+    log_ratios,
+    soft_target_loss,
+)
 
 __all__ = [
     "Mean",
@@ -21,6 +27,7 @@ __all__ = [
     "OneVsAllSquaredHinge",
     "SoftTargets",
     "SoftmaxCrossEntropy",
+    "binary_soft_target_loss",
     "check_share",
     "check_temperature",
     "divergence",

@@ -14,13 +14,15 @@ def soft_target_loss(student_logits, teacher_logits, temperature):
     with respect to the student's logits is T (softmax(student / T) - softmax(teacher / T)). The
     factor T^2 keeps its size about equal at all temperatures. At high temperatures the gradient
     nears (student - teacher) / classes for logits of mean zero. The teacher gets no gradient.
-    Hinton, Vinyals and Dean, arXiv:1503.02531, sections 2 and 2.1.
+    Hinton, Vinyals and Dean, arXiv:1503.02531, sections 2 and 2.1. The temperature is a number, or
+    a tensor of one number, which is not checked.
 
     Raises:
         ValueError: for a temperature that is not a finite number > 0, or logits whose shapes are
             not (batch, ..., classes) alike, of two classes or more.
     """
-    check_temperature(temperature)
+    if not ops.is_tensor(temperature):
+        check_temperature(temperature)
     student, teacher = map(ops.convert_to_tensor, (student_logits, teacher_logits))
     alike = len(student.shape) == len(teacher.shape) and not shapes_differ(
         student.shape, teacher.shape
@@ -33,6 +35,30 @@ def soft_target_loss(student_logits, teacher_logits, temperature):
     student, teacher = ops.cast(student, "float32"), ops.stop_gradient(ops.cast(teacher, "float32"))
     ratios, log_student, log_teacher = log_ratios(student, teacher, temperature)
     return temperature**2 * divergence(ratios, log_student, log_teacher)
+
+
+def binary_soft_target_loss(student_logits, teacher_logits, temperature):
+    """Return the divergence of independent labels, each of which an example has or has not.
+
+    Two (batch, ..., labels) -> (batch, ...), float32, in nats, from 0, which equal logits give:
+    T^2 times the sum over the labels of KL(p || q), where p and q are the probabilities
+    sigmoid(logit / T) of teacher and student that the example has the label. It is
+    `soft_target_loss` with the classes "has not" and "has", of logits 0 and z, for each label. The
+    gradient with respect to the student's logits is T (q - p). The teacher gets no gradient.
+
+    Raises:
+        ValueError: for a temperature that is not a finite number > 0, or logits whose shapes are
+            not (batch, ..., labels) alike.
+    """
+    student, teacher = map(ops.convert_to_tensor, (student_logits, teacher_logits))
+    alike = len(student.shape) == len(teacher.shape) > 1
+    if not alike or shapes_differ(student.shape, teacher.shape):
+        raise ValueError(
+            f"The student's logits are of shape {tuple(student.shape)}, the teacher's of "
+            f"{tuple(teacher.shape)}; both are (batch, labels), of the same labels."
+        )
+    pairs = (ops.stack([ops.zeros_like(z), z], axis=-1) for z in (student, teacher))
+    return ops.sum(soft_target_loss(*pairs, temperature), axis=-1)
 
 
 def log_ratios(student, teacher, temperature):

@@ -3,24 +3,55 @@
 import keras
 from keras import layers
 
+from zoo.objectives.probabilities import SIGMOID, SOFTMAX, ends, kinds_of
+from zoo.objectives.soft_outputs import named
 from zoo.objectives.taps import shapes
-from zoo.objectives.wrapping import shipped
+from zoo.objectives.wrapping import input_structure, shipped
 
 
-def check_gives_logits(role, model):
-    """Raise ValueError for what is no Keras model, or gives probabilities."""
+def check_is_model(role, model):
+    """Raise ValueError for what is no Keras model."""
     if not isinstance(model, keras.Model):
         raise ValueError(f"The {role} is a Keras model; received {model!r}.")
-    for layer in _last_layers(model):
-        activation = getattr(layer, "activation", None)
-        squashes = activation in (keras.activations.softmax, keras.activations.sigmoid)
-        if squashes or isinstance(layer, layers.Softmax):
+
+
+def check_gives_logits(student):
+    """Raise ValueError for a student that is no Keras model, or gives probabilities."""
+    check_is_model("student", student)
+    try:
+        examples = symbolic_inputs(student)
+    except ValueError:  # it is not built: its layers may show what it gives
+        examples = None
+    check_kinds("student", student, kinds_of(student, examples))
+
+
+def check_kinds(role, student, kinds):
+    """Raise ValueError if the outputs of a model that gives logits are of these other kinds."""
+    for kind in kinds:
+        if kind in (SOFTMAX, SIGMOID):
             raise ValueError(
-                f"The {role} {model.name!r} gives probabilities: its layer {layer.name!r} ends in "
-                "a softmax or sigmoid. Distillation needs logits. Build a model of "
-                "keras.applications with classifier_activation=None. For any other model, take the "
-                "logarithm: keras.Model(model.inputs, keras.ops.log(model.output + 1e-30))."
+                f"The {role} {student.name!r} gives probabilities, of a {kind}. A {role} gives "
+                f"logits. {_way_to_logits(shipped(student))} Then compile it with a loss of "
+                "from_logits=True."
             )
+
+
+def _way_to_logits(student):
+    """Return a sentence about how this student gives logits."""
+    own = [each for each in getattr(student, "layers", ()) if each in ends(student)]
+    if own and getattr(own[0], "activation", None) is not None:
+        return (
+            f"Take the activation away: student.get_layer({own[0].name!r}).activation = "
+            "keras.activations.linear."
+        )
+    if own and isinstance(own[0], layers.Softmax):
+        if isinstance(student, keras.Sequential):
+            return "Take its last layer away: student.pop()."
+        return (
+            "End before its last layer: keras.Model(student.inputs, "
+            f"student.get_layer({own[0].name!r}).input)."
+        )
+    return "Leave the softmax or sigmoid out where it is made: return what goes into it."
 
 
 def check_no_shared_weights(student, teacher):
@@ -33,7 +64,7 @@ def check_no_shared_weights(student, teacher):
         )
 
 
-def check_fit(student, teachers, knowledge, class_map, temperature):
+def check_fit(student, teachers, knowledge, outputs, temperature):
     """Raise ValueError if a teacher or a knowledge does not fit the student.
 
     Runs one symbolic step, which also builds the connectors of the knowledge.
@@ -41,12 +72,14 @@ def check_fit(student, teachers, knowledge, class_map, temperature):
     Arguments:
         student: the student with taps, a `Watched`.
         teachers: the `Teachers`.
-        knowledge, class_map, temperature: those of the `Distiller`.
+        knowledge, temperature: those of the `Distiller`.
+        outputs: the `SoftOutputs`; None if no soft targets and no agreement compare the classes.
     """
     examples = symbolic_inputs(student.model)
     student_output, student_features = shapes(student, examples)
     student_features = {**student_features, "output": student_output}
     for teacher in teachers.watched:
+        _check_inputs(teacher.model, examples)
         try:
             teacher_output, teacher_features = shapes(teacher, examples)
         except ValueError as error:
@@ -54,8 +87,20 @@ def check_fit(student, teachers, knowledge, class_map, temperature):
                 f"The teacher {teacher.model.name!r} does not take the student's examples, of "
                 f"shape {_shapes_of(examples)}: {_why_refused(teacher.model, examples, error)}"
             ) from error
-        _check_classes(student_output, teacher_output, class_map)
+        if outputs is not None:
+            pairs = outputs.pairs(teacher_output, student_output, teacher.model)
+            _check_classes(pairs, outputs.class_map)
         teacher_features = {**teacher_features, "output": teacher_output}
+    check_one_temperature(teachers, knowledge, temperature)
+    for lesson in knowledge:
+        lesson(
+            [student_features[layer] for layer in lesson.student_layers],
+            [teacher_features[layer] for layer in lesson.teacher_layers],
+        )
+
+
+def check_one_temperature(teachers, knowledge, temperature):
+    """Raise ValueError for an ensemble, and a knowledge of another temperature."""
     for lesson in knowledge:
         own_temperature = getattr(lesson, "temperature", temperature)
         if len(teachers.models) > 1 and own_temperature != temperature:
@@ -63,55 +108,87 @@ def check_fit(student, teachers, knowledge, class_map, temperature):
                 f"The soft targets of an ensemble have one temperature, here {temperature}; "
                 f"{type(lesson).__name__} has {own_temperature}. Give both the same."
             )
-        lesson(
-            [student_features[layer] for layer in lesson.student_layers],
-            [teacher_features[layer] for layer in lesson.teacher_layers],
-        )
 
 
-def _check_classes(student, teacher, class_map):
-    """Raise ValueError if outputs or classes of student and teacher do not fit."""
-    student_outputs, teacher_outputs = keras.tree.flatten(student), keras.tree.flatten(teacher)
-    if len(student_outputs) != len(teacher_outputs):
+def _check_inputs(teacher, examples):
+    """Raise ValueError if teacher or student take a dictionary, and the other does not take it."""
+    if not getattr(shipped(teacher), "inputs", None):
+        return
+    taken = input_structure(teacher)
+    if isinstance(taken, dict):
+        fits = isinstance(examples, dict) and set(named(taken)) == set(named(examples))
+    elif isinstance(examples, dict):  # Keras then finds the inputs of the teacher by their names
+        fits = {tensor.name for tensor in keras.tree.flatten(taken)} <= set(examples)
+    else:
+        fits = True
+    if not fits:
         raise ValueError(
-            f"The student has {len(student_outputs)} outputs and the teacher "
-            f"{len(teacher_outputs)}. Each output of one learns from an output of the other, so "
-            "the numbers must be equal."
+            f"The teacher {teacher.name!r} takes {_inputs_of(taken)}, and the student "
+            f"{_inputs_of(examples)}. Both receive the same examples. Give the inputs of both the "
+            "same names, or put a model that takes the student's in front of the teacher: "
+            "keras.Model(inputs, teacher(what it takes, made of the inputs))."
         )
-    pairs = list(zip(student_outputs, teacher_outputs, strict=True))
+
+
+def _inputs_of(tensors):
+    """Return words about the structure of some inputs."""
+    if isinstance(tensors, dict):
+        return f"a dictionary of the inputs {', '.join(sorted(named(tensors)))}"
+    flat = keras.tree.flatten(tensors)
+    names = ", ".join(tensor.name for tensor in flat)
+    return f"one input, {names}, and no dictionary" if len(flat) == 1 else f"a list of {names}"
+
+
+def _check_classes(pairs, class_map):
+    """Raise ValueError if the classes of a student's and a teacher's output do not fit."""
     if class_map is None:
-        if any(one.shape[1:] != other.shape[1:] for one, other in pairs):
+        if any(teacher.shape[1:] != student.shape[1:] for _, teacher, student in pairs):
+            teachers, students = ([pair[side] for pair in pairs] for side in (1, 2))
             raise ValueError(
-                f"The student gives logits of shape {_shapes_of(student)}, the teacher "
-                f"{_shapes_of(teacher)}. If their classes differ, give class_map="
-                "{class of the student: class of the teacher} for the classes that are the same."
+                f"The student gives logits of shape {_shapes_of_all(students)}, the teacher "
+                f"{_shapes_of_all(teachers)}. If their classes differ, give class_map="
+                "{class of the student: class of the teacher} for the classes that are the same. "
+                "With soft_weight=0 only the knowledge compares them."
             )
         return
-    for one, other in pairs:
+    for _, teacher, student in pairs:
         for student_class, teacher_class in class_map.items():
-            known = 0 <= student_class < one.shape[-1] and 0 <= teacher_class < other.shape[-1]
+            known = (
+                0 <= student_class < student.shape[-1] and 0 <= teacher_class < teacher.shape[-1]
+            )
             if not known:
                 raise ValueError(
                     f"class_map has {student_class}: {teacher_class}; the student has the classes "
-                    f"0 to {one.shape[-1] - 1}, the teacher 0 to {other.shape[-1] - 1}."
+                    f"0 to {student.shape[-1] - 1}, the teacher 0 to {teacher.shape[-1] - 1}."
                 )
-    if len(class_map) < 2:
+    least = max(2 if activation == "softmax" else 1 for activation, _, _ in pairs)
+    if len(class_map) < least:
         raise ValueError(f"class_map needs two classes or more; received {class_map}.")
 
 
+def _shapes_of_all(tensors):
+    """Return the shape of the only tensor, or those of all."""
+    found = [tensor.shape for tensor in tensors]
+    return found[0] if len(found) == 1 else found
+
+
 def symbolic_inputs(model):
-    """Return symbolic examples that the model takes."""
+    """Return symbolic examples that the model takes, in the structure that it takes."""
     model = shipped(model)
     if getattr(model, "inputs", None):
         # The model's own inputs would keep a reference to the teacher that is called with them.
-        inputs = [keras.KerasTensor(tensor.shape, tensor.dtype) for tensor in model.inputs]
-        return inputs[0] if len(inputs) == 1 else inputs
+        return keras.tree.map_structure(
+            lambda tensor: keras.KerasTensor(tensor.shape, tensor.dtype, name=tensor.name),
+            input_structure(model),
+        )
     shape = (model.get_build_config() or {}).get("input_shape") if model.built else None
     if shape is None:
         raise ValueError(
             f"The student {model.name!r} is not built: call it on a batch of examples first."
         )
-    return keras.KerasTensor((None, *shape[1:]), dtype="float32")
+    return keras.tree.map_shape_structure(
+        lambda sizes: keras.KerasTensor((None, *sizes[1:]), dtype="float32"), shape
+    )
 
 
 def _shapes_of(tensors):
@@ -120,29 +197,37 @@ def _shapes_of(tensors):
 
 
 def _why_refused(teacher, examples, error):
-    """Return one line if the teacher takes another shape; else the message of Keras."""
-    expected = None
-    if getattr(shipped(teacher), "inputs", None):
-        expected = _shapes_of(symbolic_inputs(teacher))
-    if expected is None or None in expected[1:] or expected == _shapes_of(examples):
+    """Return what the teacher takes, if that is another shape; else the message of Keras."""
+    if not getattr(shipped(teacher), "inputs", None):
         return error
+    taken = input_structure(teacher)
+    takes, given = keras.tree.flatten(taken), keras.tree.flatten(examples)
+    if len(takes) > 1 or len(given) > 1:
+        if _shapes_of(taken) == _shapes_of(examples):
+            return error
+        return (
+            f"it takes {_shapes_of(taken)}. Put a model that takes what the student takes in front "
+            "of it: keras.Model(inputs, teacher(what it takes, made of the inputs))."
+        )
+    wanted, given = takes[0].shape, given[0].shape
+    if len(wanted) != len(given):
+        return (
+            f"it takes examples of shape {wanted}. Put a layer that reshapes them in front of it: "
+            "keras.Sequential([keras.Input(...), keras.layers.Reshape(...), teacher])."
+        )
+    differing = [axis for axis in range(1, len(wanted)) if wanted[axis] not in (None, given[axis])]
+    if not differing:
+        return error
+    text = f"it takes examples of shape {wanted}."
+    if len(wanted) != 4:
+        return f"{text} Put a layer that makes them in front of it, in a keras.Sequential."
+    if wanted[-1] not in (None, given[-1]):
+        return (
+            f"{text} No resizing changes the number of channels. Give both images of {wanted[-1]} "
+            "channels, or put a layer that makes them in front of it, in a keras.Sequential."
+        )
     return (
-        f"it takes examples of shape {expected}. Put a layer that converts them in front of it: "
-        "keras.Sequential([keras.Input(...), keras.layers.Resizing(64, 64), teacher])."
+        f"{text} Put a layer that resizes in front of it: keras.Sequential([keras.Input("
+        f"{given[1:]}), keras.layers.Resizing({wanted[1]}, {wanted[2]}), teacher]). If the teacher "
+        "is in a file, zoo.teachers.load(file, resize=True) does so."
     )
-
-
-def _last_layers(model):
-    """Return the layers that make the outputs, also within nested models."""
-    model = shipped(model)
-    if isinstance(model, keras.Sequential):
-        last = model.layers[-1:]
-    else:
-        # An operation, such as keras.ops.log, may make an output. It is no layer.
-        by_name = {layer.name: layer for layer in getattr(model, "layers", ())}
-        outputs = getattr(model, "output_names", None) or ()
-        last = [by_name[name] for name in outputs if name in by_name]
-    inner = []
-    for layer in last:
-        inner += _last_layers(layer) if isinstance(layer, keras.Model) else [layer]
-    return inner

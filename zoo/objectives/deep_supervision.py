@@ -10,20 +10,27 @@ from keras import layers, ops
 from zoo.losses import (
     Mean,
     SoftTargets,
-    check_share,
-    check_temperature,
     loss_object,
     replicas,
     sum_over_replicas,
 )
 from zoo.objectives.class_weights import ClassWeights
-from zoo.objectives.compatibility import symbolic_inputs
+from zoo.objectives.compatibility import check_kinds, symbolic_inputs
+from zoo.objectives.deep_supervision_settings import DeepSettings
 from zoo.objectives.head_arguments import (
+    check_heads,
     check_log_names,
     check_scores,
     check_trunk,
     threshold_by_layer,
     weight_by_layer,
+)
+from zoo.objectives.probabilities import kinds_of
+from zoo.objectives.settings import (
+    now,
+    setting_from_config,
+    setting_to_config,
+    step_counter,
 )
 from zoo.objectives.step_data import explaining_replicas, unpacked
 from zoo.objectives.taps import Watched, find, shapes
@@ -32,7 +39,7 @@ from zoo.pixel_range import RawPixels
 
 
 @keras.saving.register_keras_serializable("zoo")
-class DeeplySupervised(RawPixels, Wrapping, ClassWeights, keras.Model):
+class DeeplySupervised(RawPixels, Wrapping, ClassWeights, DeepSettings, keras.Model):
     """A model that also trains local classifiers, its companions, on hidden layers.
 
     Images -> the output logits of `model`. `fit` minimizes equation 3 of Deeply-Supervised Nets,
@@ -104,12 +111,13 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, keras.Model):
             raise ValueError(
                 "DeeplySupervised received neither companions nor decoders. Give one or more."
             )
-        check_share("soft_weight", soft_weight)
-        check_temperature(temperature)
+        check_heads("companions", companions)
+        check_heads("decoders", decoders)
         weights = weight_by_layer("companion_weight", companion_weight, companions)
         decoder_weights = weight_by_layer("decoder_weight", decoder_weight, decoders)
         thresholds = threshold_by_layer(threshold, companions)
         check_trunk(model)
+        check_kinds("trunk", model, kinds_of(model))
         targets = [decoder.of for decoder in decoders.values() if decoder.of is not None]
         watched = {layer: find(model, layer) for layer in (*companions, *decoders, *targets)}
         self.trunk = model
@@ -118,6 +126,7 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, keras.Model):
         self.companion_loss = None if companion_loss is None else keras.losses.get(companion_loss)
         self.threshold = thresholds
         self.soft_weight, self.temperature = soft_weight, temperature
+        self.check_soft_targets()
         self.decoders = dict(decoders)
         self.decoder_weight = decoder_weights
         # Keras does not look into this plain object for layers of this model.
@@ -128,7 +137,7 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, keras.Model):
         # The partial keeps this layer, too, from Keras.
         self._mask = functools.partial(_Mask(name="mask", dtype="float32"))
         self._logs = self._make_metrics()
-        self.steps = self._make_step_counter()
+        self.steps = step_counter(self, self.scheduled())
         self.build_as_shipped()
 
     def _connect_heads(self):
@@ -164,19 +173,6 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, keras.Model):
             name: keras.metrics.Mean(in_logs, "float32")
             for name, in_logs in zip(names, logged, strict=True)
         }
-
-    def _make_step_counter(self):
-        """Return a variable that counts the steps; None if no weight has a schedule."""
-        if not any(map(callable, (*self.companion_weight.values(), *self.decoder_weight.values()))):
-            return None
-        return self.add_weight(
-            shape=(),
-            initializer="zeros",
-            dtype="int32",
-            trainable=False,
-            aggregation="only_first_replica",
-            name="steps",
-        )
 
     def call(self, inputs, training=None):
         if not getattr(self._with_companions, "active", False):
@@ -215,8 +211,9 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, keras.Model):
 
         It shares its weights with this model.
         """
-        inputs = [keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name) for x in self.inputs]
-        inputs = inputs[0] if len(inputs) == 1 else inputs
+        inputs = keras.tree.map_structure(
+            lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name), self.input
+        )
         return keras.Model(inputs, _Exits(self._watched, self.companions)(inputs))
 
     @property
@@ -264,6 +261,8 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, keras.Model):
             )
         if not isinstance(y_pred, dict):
             return output_objective(y, y_pred, sample_weight)
+        if training:
+            self.check_compiled(y_pred["output"])
         objective = self.objective(self.loss, output_objective, y, y_pred, sample_weight)
         return objective + self.decoding(y_pred, sample_weight)
 
@@ -301,7 +300,7 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, keras.Model):
         for layer, errors in zip(self.decoders, y_pred["errors"], strict=True):
             error = Mean()(errors, errors, sample_weight=sample_weight)
             self._log(f"{layer}_decoding_error", error, ops.cast(ops.shape(errors)[0], "float32"))
-            total = total + self._value_now(self.decoder_weight[layer]) * error
+            total = total + now(self.decoder_weight[layer], self.steps) * error
         return total
 
     def _log(self, name, loss, examples, counted=None):
@@ -360,25 +359,18 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, keras.Model):
 
     def weight_now(self, layer):
         """Return the weight of a companion at this step."""
-        return self._value_now(self.companion_weight[layer])
+        return now(self.companion_weight[layer], self.steps)
 
     @property
     def head_metrics(self):
         """The metrics of every head."""
         return list(self._logs.values())
 
-    def _value_now(self, weight):
-        # `call` has counted the running step already. The first step uses the schedule at 0.
-        return weight(ops.maximum(self.steps - 1, 0)) if callable(weight) else weight
-
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
 
         def weights(by_layer):
-            return {
-                layer: serialize(weight) if callable(weight) else weight
-                for layer, weight in by_layer.items()
-            }
+            return {layer: setting_to_config(weight) for layer, weight in by_layer.items()}
 
         return {
             "name": self.name,
@@ -399,9 +391,7 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         def restore(value):
-            if not isinstance(value, dict):
-                return value
-            return keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
+            return setting_from_config(value, custom_objects)
 
         config = dict(config)
         for key in ("companions", "companion_weight", "decoders", "decoder_weight"):

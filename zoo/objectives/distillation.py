@@ -1,52 +1,76 @@
 """Distillation (arXiv:1503.02531): a student learns from the outputs of its teachers."""
 
 import contextlib
-import re
 import threading
 
 import keras
-from keras import ops
 
 from zoo.fingerprint import fingerprint
-from zoo.losses import Mean, check_share, check_temperature, replicas
 from zoo.objectives.class_weights import ClassWeights
-from zoo.objectives.compatibility import check_fit, check_gives_logits, check_no_shared_weights
+from zoo.objectives.compatibility import (
+    check_fit,
+    check_gives_logits,
+    check_is_model,
+    check_no_shared_weights,
+    symbolic_inputs,
+)
 from zoo.objectives.deep_supervision import DeeplySupervised
+from zoo.objectives.distillation_objective import DistillationObjective, by_log_name
+from zoo.objectives.distillation_settings import DistillerSettings, is_present, weight_of_labels
 from zoo.objectives.head_arguments import check_log_names
+from zoo.objectives.probabilities import UNKNOWN, GivenSoftTargets
+from zoo.objectives.settings import setting_from_config, setting_to_config, step_counter
+from zoo.objectives.soft_outputs import SoftOutputs
 from zoo.objectives.step_data import (
     Pass,
     Targets,
     explaining_replicas,
     labels_of,
-    losses_of_examples,
     output_of,
-    paired,
     unpacked,
     weights_of,
 )
-from zoo.objectives.teaching import MappedSoftTargets, Teachers, layers_to_watch, watch
+from zoo.objectives.teaching import Teachers, detached_logits, layers_to_watch, relative, watch
 from zoo.objectives.wrapping import Wrapping, shipped, supervised
 from zoo.pixel_range import RawPixels
 
+_COMPARISON = ("teacher_agreement", "teacher_divergence")
+
 
 @keras.saving.register_keras_serializable("zoo")
-class Distiller(RawPixels, Wrapping, ClassWeights, keras.Model):
+class Distiller(
+    RawPixels,
+    GivenSoftTargets,
+    Wrapping,
+    ClassWeights,
+    DistillerSettings,
+    DistillationObjective,
+    keras.Model,
+):
     """A student that learns from labels and from the soft targets of a teacher.
 
-    Examples -> the student's logits. `fit` minimizes
+    Examples -> the student's logits. Examples are what the student takes: a tensor, or a list or a
+    dictionary of tensors, which the teacher takes too. `fit` minimizes
 
         (1 - soft_weight) L + soft_weight `soft_target_loss` + sum of weight x knowledge
 
-    plus the student's regularization. L is the compiled loss of the student's output. Without
-    labels (`y=None`) L is left out, and the soft targets have the whole weight. The teacher only
-    predicts: it runs once a step, without dropout and without a gradient, and it is not changed.
-    `evaluate` and `predict` use the student alone. `.student` is an ordinary model to ship. With
-    `soft_weight=0` and no knowledge, the numbers are those of the student trained alone. Hinton,
-    Vinyals and Dean, arXiv:1503.02531, section 2.
+    plus the student's regularization, once. L is the compiled loss of the student's output. With
+    `label_weight` given, it stands in the place of 1 - soft_weight. Without labels (`y=None`) L is
+    left out, and the soft targets have the whole weight, or soft_weight beside a `label_weight`.
+    The teacher only predicts: it runs once a step, without dropout and without a gradient, and it
+    is not changed. `evaluate` and `predict` use the student alone. `.student` is an ordinary model
+    to ship. With `soft_weight=0` and no knowledge, the numbers are those of the student trained
+    alone. Hinton, Vinyals and Dean, arXiv:1503.02531, section 2.
 
         distiller = zoo.Distiller(student=small, teacher=large, temperature=4, soft_weight=0.9)
         distiller.compile("adam", zoo.SoftmaxCrossEntropy(), metrics=["accuracy"])
         distiller.fit(images, labels)
+
+    Temperature, `soft_weight`, `label_weight` and the weights of the knowledge are numbers, or
+    `keras.optimizers.schedules.LearningRateSchedule`s of the number of steps trained, which is kept
+    with the weights. A number may be assigned at any time, for example by a callback:
+    `distiller.knowledge[0].weight = 0.5`. The next step uses it, and is traced again. For a value
+    that changes in every step use a schedule.
 
     The logs have `label_loss`, `soft_target_loss` and the loss of each knowledge, unweighted. A
     file holds the student, the connectors of the knowledge, the optimizer and the teacher's
@@ -58,27 +82,42 @@ class Distiller(RawPixels, Wrapping, ClassWeights, keras.Model):
             classes. A `DeeplySupervised` student keeps its companions, and its decoders with their
             weight.
         teacher: a Keras model, or a list of them: an ensemble, whose probabilities at the
-            temperature are averaged. None if the data bring the soft targets instead of labels:
-            `{"labels": y, "teacher_logits": logits}` (see `zoo.teachers.cache`). If the teacher
-            takes images of another size, put a layer that converts them in front of it:
+            temperature are averaged. A teacher may give the probabilities of a softmax or sigmoid:
+            log p or log(p / (1 - p)) are taken as its logits, with a warning. None if the data
+            bring the soft targets instead of labels: `{"labels": y, "teacher_logits": logits}` (see
+            `zoo.teachers.cache`). If the teacher takes images of another size, put a layer that
+            converts them in front of it:
             `keras.Sequential([keras.layers.Resizing(64, 64), teacher])`.
         temperature: the temperature of the soft targets, above 0.
-        soft_weight: the share of the soft targets, in 0..1. The paper found a "considerably lower
-            weight" of the labels best.
+        soft_weight: the share of the soft targets, in 0..1; with a `label_weight` any number >= 0.
+            The paper found a "considerably lower weight" of the labels best.
+        label_weight: the weight of the labels, a number >= 0; None for 1 - soft_weight. With
+            `label_weight=1, soft_weight=1` the loss is L + `soft_target_loss`.
         knowledge: objects of `zoo.knowledge`, further losses that compare student and teacher.
         soft_companions: True lets the companions of a `DeeplySupervised` student learn the soft
             targets too: (1 - soft_weight) l_m + soft_weight `soft_target_loss` replaces l_m.
         class_map: {class of the student: class of the teacher}, if their classes differ. The soft
             targets then cover these classes alone.
+        activation: what makes probabilities of logits: "softmax" for one class of several, or
+            "sigmoid" for independent labels, of which an example has any number
+            (`binary_soft_target_loss`). {name of an output: "softmax" or "sigmoid"} chooses for
+            each of several outputs. Then only these learn soft targets, from the teacher's outputs
+            of the same names. Names are the keys of a dictionary of outputs, or those of the
+            layers that make them.
+        teacher_weights: the weights of an ensemble's members in the mean of their probabilities,
+            relative to one another: numbers >= 0. None for equal weights.
         agreement: True lets `evaluate` also run the teacher, and log `teacher_agreement` (the
-            share of examples to which both give the same most probable class) and
+            share of examples to which both give the same most probable class; with a sigmoid, the
+            share of labels that both find more, or less, probable than not) and
             `teacher_divergence` (KL(teacher || student) in nats, at temperature 1).
 
     Raises:
-        ValueError: for a temperature, soft_weight or class_map out of range; for a student that is
-            not built; for a teacher that shares weights with the student, gives probabilities,
-            takes other examples or has other classes; for knowledge of a layer that does not exist
-            or does not fit.
+        ValueError: for a temperature, weight, activation or class_map out of range; for a student
+            that is not built, or gives probabilities; for a teacher that shares weights with the
+            student, takes other examples, or has other classes where soft targets or agreement
+            compare them; for knowledge of a layer that does not exist or does not fit. Before the
+            first step, for a compiled loss that takes probabilities, or that shows a regression or
+            independent labels where soft targets compare classes.
     """
 
     def __init__(
@@ -88,18 +127,19 @@ class Distiller(RawPixels, Wrapping, ClassWeights, keras.Model):
         teacher=None,
         temperature=4.0,
         soft_weight=0.5,
+        label_weight=None,
         knowledge=(),
         soft_companions=False,
         class_map=None,
+        activation="softmax",
+        teacher_weights=None,
         agreement=False,
         name=None,
         **kwargs,
     ):
         # Without autocast the student receives the examples unchanged, as it does on its own.
         super().__init__(name=name, autocast=False, **kwargs)
-        check_temperature(temperature)
-        check_share("soft_weight", soft_weight)
-        check_gives_logits("student", student)
+        check_gives_logits(student)
         if soft_companions and not isinstance(student, DeeplySupervised):
             raise ValueError(
                 "soft_companions are those of a DeeplySupervised student; received a "
@@ -107,28 +147,46 @@ class Distiller(RawPixels, Wrapping, ClassWeights, keras.Model):
             )
         self.student = student
         self.temperature, self.soft_weight = temperature, soft_weight
+        self.label_weight = label_weight
         self.knowledge = list(knowledge)
         self.soft_companions = soft_companions
-        self.class_map = (
-            None if class_map is None else {int(k): int(class_map[k]) for k in class_map}
-        )
-        self.agreement = agreement
+        if class_map is not None:
+            class_map = {int(k): int(class_map[k]) for k in class_map}
+        self._soft_outputs = SoftOutputs(student, activation, class_map)
+        self.teacher_weights = None if teacher_weights is None else list(teacher_weights)
         self.teacher_fingerprint = None
+        self._named = by_log_name(self.knowledge)
+        labels = weight_of_labels(soft_weight, label_weight)
+        parts = [("label_loss", labels), ("soft_target_loss", soft_weight)]
+        names = [name for name, weight in parts if is_present(weight)]
+        self._logs = _trackers(*names, *self._named)
+        self._comparison = _trackers(*_COMPARISON) if agreement else {}
         # Keras does not look into these plain objects for layers of this model.
-        self._student = watch(student, layers_to_watch(self.knowledge, "student_layers"))
         self._teachers = Teachers([], ())
+        self._student = watch(student, layers_to_watch(self.knowledge, "student_layers"))
+        self.check_ranges()
         if teacher is not None:
             self.learn_from(teacher)
-        self._named = _by_log_name(self.knowledge)
-        parts = [("label_loss", soft_weight < 1), ("soft_target_loss", soft_weight > 0)]
-        names = [*(part for part, present in parts if present), *self._named]
-        self._logs = _trackers(*names)
-        comparison = ("teacher_agreement", "teacher_divergence") if agreement else ()
-        self._comparison = _trackers(*comparison)
-        self._check_log_names(names)
+        self._check_log_names([*names, *self._named])
+        self.steps = step_counter(self, self.scheduled())
         self._in_step = threading.local()
         self._evaluating = False
         self.build_as_shipped()
+
+    @property
+    def class_map(self):
+        """{class of the student: class of the teacher}, or None."""
+        return self._soft_outputs.class_map
+
+    @property
+    def activation(self):
+        """What makes probabilities of logits: "softmax", "sigmoid", or {name of an output: it}."""
+        return self._soft_outputs.activation
+
+    @property
+    def agreement(self):
+        """Whether `evaluate` compares the student with the teacher."""
+        return bool(self._comparison)
 
     def _check_log_names(self, names):
         """Raise ValueError if the student logs one of these names too."""
@@ -152,31 +210,46 @@ class Distiller(RawPixels, Wrapping, ClassWeights, keras.Model):
         """Return the student if it is a `DeeplySupervised`; else None."""
         return supervised(self.student)
 
-    def learn_from(self, teacher):
+    def learn_from(self, teacher, *, force=False):
         """Set the teacher, or the list of teachers. After loading, set the same as before.
+
+        Arguments:
+            teacher: a Keras model, or a list of them.
+            force: True accepts a teacher of another fingerprint, such as one whose weights have
+                moved on: a mean of the student's, for example.
 
         Raises:
             ValueError: as the constructor, and for a teacher of another fingerprint.
         """
         models = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
         for model in models:
-            check_gives_logits("teacher", model)
+            check_is_model("teacher", model)
             check_no_shared_weights(self.student, model)
         fingerprints = [fingerprint(model) for model in models]
-        if self.teacher_fingerprint not in (None, fingerprints):
+        if not force and self.teacher_fingerprint not in (None, fingerprints):
             raise ValueError(
                 f"This Distiller has learned from the teacher {self.teacher_fingerprint}; received "
-                f"{fingerprints}, of other weights or another architecture. Give it the first one."
+                f"{fingerprints}, of other weights or another architecture. Give it the first one. "
+                "If its weights are meant to differ, as those of a moving average do: "
+                "learn_from(teacher, force=True)."
             )
+        if self.teacher_weights is not None:
+            relative(self.teacher_weights, len(models))
         teachers = Teachers(models, layers_to_watch(self.knowledge, "teacher_layers"))
-        check_fit(self._student, teachers, self.knowledge, self.class_map, self.temperature)
+        compared = self.agreement or "soft_target_loss" in self._logs
+        outputs = self._soft_outputs if compared else None
+        check_fit(self._student, teachers, self.knowledge, outputs, self.temperature)
+        teachers.recognize(symbolic_inputs(self._student.model))
         self._teachers, self.teacher_fingerprint = teachers, fingerprints
-        # A function that was traced before still calls the previous teacher.
-        self.train_function = self.test_function = None
+        # A function that was traced before still calls the previous teacher. That of a training
+        # follows the settings.
+        self.test_function = None
 
     def call(self, inputs, training=None):
         if not getattr(self._in_step, "running", False):
             return self.student(inputs, training=training)
+        if training and self.steps is not None:
+            self.steps.assign(self.steps + 1)
         return Pass(*self._student(inputs, training))
 
     @property
@@ -208,17 +281,14 @@ class Distiller(RawPixels, Wrapping, ClassWeights, keras.Model):
         *state, data = arguments
         x, y, sample_weight = self.with_class_weights(*unpacked(data))
         # The teacher runs here, outside of the gradient tape.
-        targets = self._targets(x, y, self.temperature)
+        targets = self._targets(x, y)
         with self._step():
             return super().train_step(*state, (x, targets, sample_weight))
 
     def test_step(self, *arguments):
         *state, data = arguments
         x, y, sample_weight = unpacked(data)
-        if self.agreement:
-            targets = self._targets(x, y, temperature=1.0)
-        else:
-            targets = Targets(labels_of(y), None, {})
+        targets = self._targets(x, y) if self.agreement else Targets(labels_of(y), [], {})
         with self._step():
             return super().test_step(*state, (x, targets, sample_weight))
 
@@ -230,36 +300,11 @@ class Distiller(RawPixels, Wrapping, ClassWeights, keras.Model):
         with self.evaluation():
             return super().test_on_batch(*arguments, **keywords)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        if not isinstance(y_pred, Pass):  # Keras builds its losses outside of a step.
-            sample_weight = weights_of(sample_weight)
-            return self._label_objective(x, labels_of(y), y_pred, sample_weight, training)
-        outputs, labels = y_pred.outputs, y.labels
-        decoding = self._decoding(outputs, sample_weight)
-        if not training:
-            return decoding + self._label_objective(x, labels, outputs, sample_weight, training)
-        soft_weight = self.soft_weight if labels is not None else float(self.soft_weight > 0)
-        objective = regularization = self._regularization()
-        if soft_weight < 1 and labels is not None:
-            objective = self._label_objective(x, labels, outputs, sample_weight, training)
-            self._log("label_loss", objective - regularization, y_pred)
-        if soft_weight:
-            soft = self._soft_objective(y.logits, y_pred, sample_weight)
-            # `objective` contains the regularization, so its weights add up to 1.
-            kept = soft_weight * regularization
-            objective = (1 - soft_weight) * objective + soft_weight * soft + kept
-        for name, lesson in self._named.items():
-            losses = losses_of_examples(lesson, y, y_pred)
-            loss = Mean()(losses, losses, sample_weight=sample_weight)
-            self._log(name, loss, y_pred)
-            objective = objective + lesson.weight * loss
-        return objective + decoding
-
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         outputs = y_pred.outputs if isinstance(y_pred, Pass) else y_pred
         output = output_of(outputs)
         if isinstance(y, Targets) and self._evaluating and self.agreement:
-            self._compare(y.logits, output, sample_weight)
+            self._compare(y, output, sample_weight)
         labels = labels_of(y)
         if labels is None:
             return self.get_metrics_result()
@@ -268,82 +313,20 @@ class Distiller(RawPixels, Wrapping, ClassWeights, keras.Model):
             labels, output, sample_weight = self.student.for_metrics(labels, output, sample_weight)
         return super().compute_metrics(x, labels, output, sample_weight)
 
-    def _targets(self, x, y, temperature):
-        """Return the targets of a step, from the data or from the teachers at a temperature."""
+    def _targets(self, x, y):
+        """Return the targets of a step, from the data or from the teachers."""
         labels = labels_of(y)
         if isinstance(y, dict) and "teacher_logits" in y:
-            return Targets(labels, y["teacher_logits"], {})
+            return Targets(labels, [detached_logits([UNKNOWN], y["teacher_logits"])], {})
         if not self._teachers.models:
-            if self.soft_weight == 0 and not self.knowledge and not self.agreement:
-                return Targets(labels, None, {})
+            if "soft_target_loss" not in self._logs and not self.knowledge and not self.agreement:
+                return Targets(labels, [], {})
             raise ValueError(
                 "This Distiller has no teacher, and the data bring no soft targets. Give it its "
                 "teacher, which its file does not hold, with distiller.learn_from(teacher), or "
                 'train on {"labels": y, "teacher_logits": logits} in the place of y.'
             )
-        return Targets(labels, *self._teachers(x, temperature))
-
-    def _label_objective(self, x, labels, outputs, sample_weight, training):
-        """Return the loss that the student would minimize alone."""
-        if labels is None or (self.loss is None and not training):
-            return self._regularization()
-        if self.loss is None:
-            raise ValueError("Compile with a loss of the labels, or set soft_weight=1.")
-
-        def output_objective(y, output, sample_weight):
-            return super(Distiller, self).compute_loss(x, y, output, sample_weight, training)
-
-        if self._has_companions(outputs):
-            return self.student.objective(
-                self.loss, output_objective, labels, outputs, sample_weight
-            )
-        # A loss of Keras has the type `keras.config.floatx()`.
-        return ops.cast(output_objective(labels, outputs, sample_weight), "float32")
-
-    def _has_companions(self, outputs):
-        return isinstance(self.student, DeeplySupervised) and isinstance(outputs, dict)
-
-    def _decoding(self, outputs, sample_weight):
-        """Return the errors of the student's decoders, which learn from the images."""
-        if not self._has_companions(outputs):
-            return 0.0
-        return self.student.decoding(outputs, sample_weight)
-
-    def _soft_objective(self, teacher_logits, y_pred, sample_weight):
-        """Return the loss of the soft targets; with that of the companions, if they learn them."""
-        loss = MappedSoftTargets(self.temperature, self.class_map)
-
-        def soft_target_loss(logits):
-            pairs = paired(teacher_logits, logits)
-            return sum(loss(*pair, sample_weight=sample_weight) for pair in pairs)
-
-        soft = soft_target_loss(output_of(y_pred.outputs))
-        self._log("soft_target_loss", soft, y_pred)
-        if self.soft_companions:
-            companions = zip(self.student.companions, y_pred.outputs["companions"], strict=True)
-            for layer, scores in companions:
-                soft = soft + self.student.weight_now(layer) * soft_target_loss(scores)
-        return soft
-
-    def _compare(self, teacher_logits, output, sample_weight):
-        """Update the metrics that compare the student with the teacher."""
-        soft = MappedSoftTargets(1.0, self.class_map)
-        agreement, divergence = self._comparison.values()
-        for teacher, student in paired(teacher_logits, output):
-            classes = [ops.argmax(logits, axis=-1) for logits in soft.mapped(teacher, student)]
-            same = ops.cast(ops.equal(*classes), "float32")
-            agreement.update_state(same, sample_weight=sample_weight)
-            divergence.update_state(soft.call(teacher, student), sample_weight=sample_weight)
-
-    def _regularization(self):
-        """Return this replica's share of the regularization loss."""
-        losses = (ops.cast(ops.sum(loss), "float32") for loss in self.losses)
-        return sum(losses, ops.zeros((), "float32")) / replicas()
-
-    def _log(self, name, loss, y_pred):
-        examples = ops.shape(keras.tree.flatten(output_of(y_pred.outputs))[0])[0]
-        # Keras has divided the loss by the number of replicas.
-        self._logs[name].update_state(loss * replicas(), sample_weight=examples)
+        return Targets(labels, *self._teachers(x))
 
     @contextlib.contextmanager
     def _step(self):
@@ -370,16 +353,24 @@ class Distiller(RawPixels, Wrapping, ClassWeights, keras.Model):
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
+        weights = self.teacher_weights and list(self.teacher_weights)
+        # What is as it was before it could be chosen is left out: files and fingerprints stay.
+        chosen = {
+            "label_weight": (setting_to_config(self.label_weight), None),
+            "activation": (self.activation, "softmax"),
+            "teacher_weights": (weights, None),
+        }
         return {
             "name": self.name,
             **self.frozen_config(),
             "student": serialize(self.student),
-            "temperature": self.temperature,
-            "soft_weight": self.soft_weight,
+            "temperature": setting_to_config(self.temperature),
+            "soft_weight": setting_to_config(self.soft_weight),
             "knowledge": [serialize(lesson) for lesson in self.knowledge],
             "soft_companions": self.soft_companions,
             # The keys of a JSON object are strings, so the map becomes a list of pairs.
             "class_map": self.class_map and [list(pair) for pair in self.class_map.items()],
+            **{name: value for name, (value, default) in chosen.items() if value != default},
             "agreement": self.agreement,
             "teacher_fingerprint": self.teacher_fingerprint,
         }
@@ -394,19 +385,11 @@ class Distiller(RawPixels, Wrapping, ClassWeights, keras.Model):
         config["student"] = restore(config["student"])
         config["knowledge"] = [restore(lesson) for lesson in config["knowledge"]]
         config["class_map"] = config["class_map"] and dict(config["class_map"])
+        for name in {"temperature", "soft_weight", "label_weight"} & set(config):
+            config[name] = setting_from_config(config[name], custom_objects)
         distiller = cls(**config)
         distiller.teacher_fingerprint = teacher_fingerprint
         return distiller
-
-
-def _by_log_name(knowledge):
-    """Return {name in the logs: knowledge}; a second `Hint` has the name "hint_loss_2"."""
-    by_name = {}
-    for lesson in knowledge:
-        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(lesson).__name__).lower() + "_loss"
-        count = sum(type(other) is type(lesson) for other in by_name.values())
-        by_name[f"{name}_{count + 1}" if count else name] = lesson
-    return by_name
 
 
 def _trackers(*names):

@@ -49,6 +49,15 @@ def threshold_by_layer(threshold, companions):
     return dict(thresholds)
 
 
+def check_heads(argument, heads):
+    """Raise ValueError for heads that are no {layer name: layer}, such as a list of names."""
+    if not isinstance(heads, dict):
+        raise ValueError(
+            f"{argument} is {{name of a layer of the model: the head on it}}, such as "
+            f'{{"backbone/conv3": zoo.CompanionHead(10)}}; received {heads!r}.'
+        )
+
+
 def check_trunk(model):
     """Raise ValueError if `DeeplySupervised` cannot wrap the model."""
     plain = hasattr(model, "inputs") and shipped(model) is model

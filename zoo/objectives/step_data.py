@@ -13,7 +13,7 @@ class Targets(NamedTuple):
     """The labels of a step, together with the outputs of the teacher."""
 
     labels: object
-    logits: object  # the teacher's, or a structure of them; None if the step needs none
+    logits: list  # of each teacher, or those of the data: a tensor or a structure; empty if unused
     features: dict  # the outputs of the teacher's layers, by name
 
 
@@ -78,20 +78,16 @@ def output_of(outputs):
     return outputs["output"] if isinstance(outputs, dict) and "companions" in outputs else outputs
 
 
-def paired(teacher_outputs, student_outputs):
-    """Return pairs of an output of the teacher and the same output of the student."""
-    return zip(
-        keras.tree.flatten(teacher_outputs), keras.tree.flatten(student_outputs), strict=True
-    )
+def losses_of_examples(knowledge, targets, logits, student_pass):
+    """Return the losses (batch,) of a knowledge.
 
-
-def losses_of_examples(knowledge, targets, student_pass):
-    """Return the losses (batch,) of a knowledge, from the targets and the student's pass."""
+    They come from the targets, the logits of the teacher or ensemble, and the student's pass.
+    """
     if knowledge.needs_labels and targets.labels is None:
         raise ValueError(
             f"{type(knowledge).__name__} needs labels; received none. Train it on labelled data."
         )
-    teacher_features = {**targets.features, "output": targets.logits}
+    teacher_features = {**targets.features, "output": logits}
     student_features = {**student_pass.features, "output": output_of(student_pass.outputs)}
     missing = [layer for layer in knowledge.teacher_layers if layer not in teacher_features]
     if missing:

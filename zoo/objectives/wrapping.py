@@ -6,6 +6,8 @@ ships. `supervised_model()` returns the `DeeplySupervised` within, or None. `Dee
 because Keras saves every model that it finds in an attribute.
 """
 
+import keras
+
 from zoo.freezing import freeze_held_layers
 
 
@@ -19,6 +21,17 @@ def shipped(model):
 def supervised(model):
     """Return the `DeeplySupervised` that is trained: `model`, or a Distiller's student, or None."""
     return model.supervised_model() if hasattr(model, "supervised_model") else None
+
+
+def input_structure(model):
+    """Return the symbolic input of the model that ships, or its inputs in the structure it takes.
+
+    A structure is a list or a dictionary.
+    """
+    model = shipped(model)
+    if len(model.inputs) > 1 or isinstance(getattr(model, "input", None), dict):
+        return model.input
+    return model.inputs[0]
 
 
 class Wrapping:
@@ -40,8 +53,8 @@ class Wrapping:
 
     @property
     def input(self):
-        """The symbolic input; a list if there are several."""
-        return _one_or_all(self.inputs)
+        """The symbolic input; a list or a dictionary if there are several."""
+        return input_structure(self)
 
     @property
     def output(self):
@@ -80,7 +93,8 @@ class Wrapping:
         freeze_held_layers(self)
         if hasattr(self, "inputs"):
             # Not `build`: after it a derived class could not add layers and metrics of its own.
-            self.build_from_config({"input_shape": self.input_shape})
+            shapes = keras.tree.map_structure(lambda tensor: tensor.shape, input_structure(self))
+            self.build_from_config({"input_shape": shapes})
         self.built = True
 
     def get_build_config(self):

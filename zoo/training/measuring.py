@@ -1,10 +1,24 @@
-"""Measure a model over labelled images."""
+"""Measure a model over labelled images, and the teachers before a training."""
+
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from zoo.data import ImageData
 from zoo.data.packs import damage_told
+from zoo.objectives import Distiller
+from zoo.objectives.probabilities import kind_of_values, logits_from
+from zoo.objectives.teaching import two_or_more
+from zoo.text import percent
+
+if TYPE_CHECKING:
+    from zoo.training.session import Session
+
+# Enough to tell a teacher from chance, in seconds.
+_MOST_IMAGES = 2000
+_BATCH = 64
 
 
 def measure(model: keras.Model, images: ImageData) -> tuple[np.ndarray, float]:
@@ -13,3 +27,104 @@ def measure(model: keras.Model, images: ImageData) -> tuple[np.ndarray, float]:
         logits = model.predict(images.batches(256), verbose=0)
     losses = keras.losses.sparse_categorical_crossentropy(images.labels, logits, from_logits=True)
     return logits, float(keras.ops.mean(losses))
+
+
+def measure_teachers(session: "Session") -> None:
+    """Say how good each teacher of a `Distiller` is, and warn of one that guesses.
+
+    Each is measured once in a run, on up to 2,000 held-out images. If the test set is all that is
+    evaluated on, they are training images, without augmentation: the test set judges students.
+    """
+    model, position = session.model, session.position
+    if not isinstance(model, Distiller) or position["finished"] or "teachers" in position:
+        return
+    teachers = model.teacher if isinstance(model.teacher, list) else [model.teacher]
+    names = list(getattr(session.recipe, "teachers", ()))
+    if len(names) != len(teachers):
+        names = [getattr(teacher, "name", None) for teacher in teachers]
+    held_out = session.judged_on == "validation"
+    images = _some(session.judging if held_out else session.training)
+    position["teachers"] = []
+    for name, teacher in zip(names, teachers, strict=True):
+        answers = None if teacher is None else _answers(teacher, images)
+        # Knowledge of features may come from a teacher of other classes.
+        other_classes = answers is not None and answers.shape[1] != images.classes
+        if answers is None or (other_classes and model.class_map is None):
+            continue
+        accuracy, examples, chance = _accuracy(answers, images.labels, model.class_map)
+        found = {
+            "name": name,
+            "accuracy": accuracy,
+            "examples": examples,
+            "images": session.judged_on if held_out else "training",
+        }
+        position["teachers"].append(found)
+        session.progress.say(f"teacher {name}: {_in_words(found)}")
+        if accuracy < min(2 * chance, chance + 0.1 * (1 - chance)):
+            session.warn(_near_chance(session, found, chance))
+
+
+def _in_words(found: dict[str, Any]) -> str:
+    accuracy, examples = percent(found["accuracy"], 1), f"{found['examples']:,}"
+    return f"accuracy {accuracy} on {examples} {found['images']} images"
+
+
+def _near_chance(session: "Session", found: dict[str, Any], chance: float) -> str:
+    """Return a warning of a teacher whose accuracy is near chance."""
+    asked = "--teacher-preprocessing NAME"
+    if not hasattr(session.recipe, "teacher_preprocessing"):
+        asked = "zoo.teachers.load(path, preprocessing=NAME)"
+    return (
+        f"The teacher {found['name']} has {_in_words(found)}; chance is {percent(chance, 0)}. Does "
+        f"it expect other pixels than 0..255? Then {asked} prepares them. Or are its classes in "
+        "another order than those of the data?"
+    )
+
+
+def _some(images: ImageData) -> ImageData:
+    """Return the images, or as many as suffice, with the classes in proportion."""
+    most = max(_MOST_IMAGES, images.classes)
+    return images if images.examples <= most else images.subset(most)
+
+
+def _answers(model: keras.Model, images: ImageData) -> np.ndarray | None:
+    """Return a model's logits (n, classes); None if it gives something else."""
+
+    # `model.predict` would leave its compiled function in the teacher.
+    def call(batch):
+        return model(batch, training=False)
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        call = tf.function(call, [tf.TensorSpec((None, *images.image_shape), tf.float32)])
+    outputs = [
+        call(ops.convert_to_tensor(images.images[start : start + _BATCH], "float32"))
+        for start in range(0, images.examples, _BATCH)
+    ]
+    if any(isinstance(output, (dict, list, tuple)) for output in outputs):
+        return None
+    answers = np.concatenate(
+        [ops.convert_to_numpy(ops.cast(output, "float32")) for output in outputs]
+    )
+    if answers.ndim != 2:
+        return None
+    return ops.convert_to_numpy(two_or_more(logits_from(kind_of_values(answers), answers)))
+
+
+def _accuracy(
+    logits: np.ndarray, labels: np.ndarray, class_map: dict[int, int] | None
+) -> tuple[float, int, float]:
+    """Return the accuracy, the number of images, and the accuracy of the best constant answer.
+
+    With a map of classes, these are the images of the mapped classes, and the answers among them.
+    """
+    if class_map is not None:
+        mapped = np.isin(labels, list(class_map))
+        logits, labels = logits[mapped][:, list(class_map.values())], labels[mapped]
+        labels = np.searchsorted(sorted(class_map), labels)
+        logits = logits[:, np.argsort(list(class_map))]
+    if not len(labels):
+        return 0.0, 0, 0.0
+    right = float((logits.argmax(axis=1) == labels).mean())
+    return right, len(labels), float(np.bincount(labels).max() / len(labels))

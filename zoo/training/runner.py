@@ -15,6 +15,7 @@ from zoo.recipe import Recipe, RecipeError, approve
 from zoo.runs import Run, folder_of, record_of
 from zoo.training import checkpoint, distribute
 from zoo.training.finish import draw_missing_page, finish
+from zoo.training.measuring import measure_teachers
 from zoo.training.plan import checked_data
 from zoo.training.progress import Progress
 from zoo.training.session import Session
@@ -134,6 +135,7 @@ def train(
             session.warn_of_untested_classes()
             session.warn_of_shared_images()
             run.write_versions(versions)
+            measure_teachers(session)
         session.fit(deadline)
         if chief:
             finish(session, page)

@@ -26,6 +26,13 @@ from zoo.errors import ZooError
 from zoo.fingerprint import fingerprint
 from zoo.measures import softmax
 from zoo.objectives import ensemble_logits
+from zoo.objectives.probabilities import (
+    UNKNOWN,
+    kind_of_values,
+    kinds_of,
+    logits_from,
+    say_what_is_taken,
+)
 
 FORMAT = 1
 _KEYS = {
@@ -118,7 +125,8 @@ def cache(
 
     Arguments:
         teacher: a Keras model, raw pixels -> logits, or a list of them. The probabilities of a
-            list, an ensemble, are averaged at the temperature.
+            list, an ensemble, are averaged at the temperature. If a model gives probabilities,
+            their logits are kept, with a warning.
         data: the images.
         file: an .npz file. Its folders are made.
         temperature: required for an ensemble, and to keep the largest probabilities. Without it,
@@ -260,14 +268,22 @@ def _predict(model, data, views, seed, augmentation, batch_size):
 
     # `model.predict` would leave its compiled function in the caller's model.
     def call(images):
-        return ops.cast(model(images, training=False), "float32")
+        return model(images, training=False)
 
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         call = tf.function(call)
+    (kind, *_), logits = kinds_of(model), []
     with damage_told():
-        return np.concatenate([ops.convert_to_numpy(call(images)) for images in batches])
+        for images in batches:
+            values = call(images)
+            if not logits:
+                kind = kind_of_values(values) if kind == UNKNOWN else kind
+                say_what_is_taken(f"The teacher {model.name!r}", [kind])
+            values = ops.cast(logits_from(kind, values), "float32")
+            logits.append(ops.convert_to_numpy(values))
+    return np.concatenate(logits)
 
 
 def _largest(logits, count, temperature):

@@ -23,8 +23,9 @@ class PaperRecipe(Recipe):
     variant: Variant = "cifar10"
     """Data set whose released network is used."""
     preprocessing: Preprocessing = "gcn_zca"
-    """mean: subtract the mean image. gcn_zca: global contrast normalization, then ZCA whitening
-    (CIFAR). gcn_lcn: global contrast normalization, then local contrast normalization (SVHN)."""
+    """mean: subtract the mean image.
+    gcn_zca (CIFAR): global contrast normalization, then ZCA whitening.
+    gcn_lcn (SVHN): global contrast normalization, then local contrast normalization."""
     width: float = 1.0
     """Factor on the widths of the net. The papers have 1."""
     augment: bool = False

@@ -28,12 +28,22 @@ class StudentRecipe(Recipe):
     """Temperature of the soft targets."""
     soft_weight: float = 0.9
     """Share of the soft targets in the loss; the labels have the rest. 0: no teacher."""
+    teacher_preprocessing: str | None = None
+    """What prepares the pixels for a teacher of keras.applications that does not do so itself.
+    The name of its module, such as resnet50, or tf, caffe or torch."""
+    teacher_resize: bool = False
+    """Resize the images in front of the teachers to the size that they take."""
 
     def check(self) -> None:
         super().check()
         self.require("soft_weight", 0 <= self.soft_weight <= 1, "a share in 0..1")
         has_teachers = self.teachers or not self.soft_weight
         self.require("teachers", has_teachers, "one teacher or more where --soft-weight is not 0")
+        if self.teacher_preprocessing is not None:
+            from zoo.layers.applications import NAMES
+
+            known = self.teacher_preprocessing in NAMES
+            self.require("teacher_preprocessing", known, f"one of {', '.join(NAMES)}")
 
     def model(self, data: "ImageData", steps: int) -> "keras.Model":
         import zoo
@@ -44,7 +54,12 @@ class StudentRecipe(Recipe):
             return student
         return zoo.Distiller(
             student=student,
-            teacher=[teachers.load(path) for path in self.teachers],
+            teacher=teachers.load_for(
+                data,
+                self.teachers,
+                preprocessing=self.teacher_preprocessing,
+                resize=self.teacher_resize,
+            ),
             temperature=self.temperature,
             soft_weight=self.soft_weight,
         )

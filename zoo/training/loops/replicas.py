@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from zoo.objectives import supervised
+from zoo.objectives.settings import LiveSettings, following
 from zoo.training.agreement import Ballot, workers_watched
 from zoo.training.replica_checks import (
     TOO_FEW_EXAMPLES,
@@ -170,7 +171,7 @@ class _Training:
         self.model.optimizer = _OptimizerProxy(self)
         for optimizer, name in clips:
             setattr(optimizer, name, None)
-        self.step = tf.function(self._step, autograph=False)
+        self.step = following(self.model, lambda: tf.function(self._step, autograph=False))
         try:
             yield
         finally:
@@ -202,14 +203,15 @@ class _Training:
         context = tf.distribute.get_replica_context()
         total = context.all_reduce(tf.distribute.ReduceOp.SUM, _examples(batch))
         self.replica.gradients = None
-        with_companions = supervised(self.model)
-        # Schedules of the companion weights count steps; micro-batches must not count more.
-        counter = with_companions.steps if with_companions else None
+        # Schedules of the weights count steps; micro-batches must not count more.
+        own = {id(model): model for model in (self.model, supervised(self.model))}
+        counters = [each.steps for each in own.values() if isinstance(each, LiveSettings)]
         for part in range(self.micro_batches):
             # Taking every n-th example gives the same micro-batches for any number of replicas.
             micro = keras.tree.map_structure(lambda t, k=part: t[k :: self.micro_batches], batch)
-            if part and counter is not None:
-                counter.assign(counter - 1)
+            for counter in counters if part else ():
+                if counter is not None:
+                    counter.assign(counter - 1)
             # Keras takes the mean over a replica's examples and divides by the replicas.
             self.replica.share = _examples(micro) * context.num_replicas_in_sync / total
             self.replica.is_last = part == self.micro_batches - 1
