@@ -53,7 +53,7 @@ FLOORS = {
     "commands": (
         {"root", "data", "recipe", "runs", "saving", "models", "report", "training", "serving"}
         | {"experiments"},
-        TENSORFLOW | {"rich", "tyro"},
+        TENSORFLOW | {"rich", "tyro"} | {"fastapi", "gradio", "PIL", "uvicorn"},
     ),
 }
 # Here keras and TensorFlow may be imported by functions alone. The command must start at once.
@@ -62,7 +62,8 @@ LIGHT |= {"zoo.errors", "zoo.tables", "zoo.commands", "zoo.commands.main", "zoo.
 LIGHT |= {"zoo.commands.recipes", "zoo.commands.runs", "zoo.commands.exports"}
 LIGHT |= {"zoo.commands.sending", "zoo.markup", "zoo.terminal", "zoo.records"}
 LIGHT |= {"zoo.commands.studies", "zoo.commands.tensorflow", "zoo.commands.exportable"}
-LIGHT |= {"zoo.commands.models", "zoo.commands.output", "zoo.commands.pictures"}
+LIGHT |= {"zoo.commands.demo", "zoo.commands.models"}
+LIGHT |= {"zoo.commands.output", "zoo.commands.pictures"}
 LIGHT |= {
     "zoo.serving",
     "zoo.serving.client",

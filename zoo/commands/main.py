@@ -12,6 +12,7 @@ from typing import Any
 import tyro
 
 import zoo
+from zoo.commands.demo import demo
 from zoo.commands.exports import export, reproduce, verify
 from zoo.commands.finetuning import finetune, in_full
 from zoo.commands.parsing import parse
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pack": pack,
     "evaluate": evaluate,
     "predict": predict,
+    "demo": demo,
     "export": export,
     "verify": verify,
     "reproduce": reproduce,

@@ -99,10 +99,8 @@ def show_predictions(
         A message for each image that was refused.
     """
     path = models.find(str(source)) if isinstance(source, str) else source
-    if models.is_saved_model(path):
-        rows, names = _by_export(path, images)
-    else:
-        rows, names = _by_keras(path, images, labels, own_recipe)
+    classifier = Classifier(path, labels, own_recipe)
+    rows, names = classifier.rows(images), classifier.names
     classified, ranked, refused = [], [], []
     for image, row in zip(images, rows, strict=True):
         if isinstance(row, Exception):
@@ -115,26 +113,77 @@ def show_predictions(
     return refused
 
 
-def _by_keras(path, images, labels, own_recipe):
-    """Return (probabilities (classes,) or an error for each image, the label names)."""
-    names = models.label_names(path, labels)
-    model = load(path, own_recipe)
-    resizing = models.of_training(path)[0].get("resize", "squash")
-    classes = model.output_shape[-1]
-    if names is None:
-        say(f"{path} does not name its classes, so they have numbers: --labels FILE.", error=True)
-        names = [str(index) for index in range(classes)]
-    if len(names) != classes:
-        raise UsageError(f"There are {len(names)} labels; {path} has {classes} classes.")
-    rows: list[Any] = []
-    for begin in range(0, len(images), _AT_ONCE):
-        read = [_pixels(image, model, resizing) for image in images[begin : begin + _AT_ONCE]]
+class Classifier:
+    """A model that answers for image files.
+
+    Arguments:
+        path: a model, as `zoo.commands.models.find` returns it.
+        labels: a file with the names of the classes, for a `.keras` file.
+        own_recipe: the file of the run's recipe, if it is one of your own.
+
+    Attributes:
+        names: the names of the classes, in the order of the probabilities.
+        model: the Keras model, raw pixels -> logits. None for an export, which answers as it does
+            in a server.
+        served: the export as a client of a server sees it; None for a Keras model.
+        resizing: the way of a Keras model to another aspect ratio, as `zoo.data.read_image` takes
+            it. An export has its own.
+
+    Raises:
+        UsageError: if the number of labels is not that of the classes, or the model takes no
+            images.
+    """
+
+    def __init__(
+        self, path: Path, labels: Path | None = None, own_recipe: Path | None = None
+    ) -> None:
+        self.model: keras.Model | None = None
+        self.served: Any = None
+        self.resizing: Any = "squash"
+        if models.is_saved_model(path):
+            from zoo.serving.served_model import ServedModel
+
+            self.served = ServedModel(path)
+            self.names: Sequence[str] = self.served.labels
+            return
+        names = models.label_names(path, labels)
+        self.model = load(path, own_recipe)
+        self.resizing = models.of_training(path)[0].get("resize", "squash")
+        classes = self.model.output_shape[-1]
+        if names is None:
+            say(
+                f"{path} does not name its classes, so they have numbers: --labels FILE.",
+                error=True,
+            )
+            names = [str(index) for index in range(classes)]
+        if len(names) != classes:
+            raise UsageError(f"There are {len(names)} labels; {path} has {classes} classes.")
+        self.names = names
+
+    def rows(self, images: Sequence[Path]) -> list[Any]:
+        """Return the probabilities (classes,) of each image, or an error for one that is none."""
+        if self.served is not None:
+            # One at a time: in a batch, one bad image makes all of them fail.
+            return [self._by_export(image) for image in images]
+        rows: list[Any] = []
+        for begin in range(0, len(images), _AT_ONCE):
+            rows += self._by_keras(images[begin : begin + _AT_ONCE])
+        return rows
+
+    def _by_keras(self, images):
+        read = [_pixels(image, self.model, self.resizing) for image in images]
         pixels = [row for row in read if not isinstance(row, data.DataError)]
-        if pixels:
-            answers = iter(measures.softmax(model.predict(np.stack(pixels), verbose=0)))
-            read = [row if isinstance(row, data.DataError) else next(answers) for row in read]
-        rows += read
-    return rows, names
+        if not pixels:
+            return read
+        answers = iter(measures.softmax(self.model.predict(np.stack(pixels), verbose=0)))
+        return [row if isinstance(row, data.DataError) else next(answers) for row in read]
+
+    def _by_export(self, image):
+        try:
+            (row,) = self.served.predict_bytes([png_or_jpeg(Path(image))])["probabilities"]
+        except ValueError as error:
+            return data.DataError(f"{image} is refused: {error}")
+        return row
 
 
 def _pixels(image, model, resizing):
@@ -143,18 +192,3 @@ def _pixels(image, model, resizing):
         return data.read_image(image, model.input_shape[1:], resizing).astype("float32")
     except data.DataError as error:
         return data.DataError(str(error).replace(NO_IMAGE, " is not an image: "))
-
-
-def _by_export(path, images):
-    """Return (probabilities (classes,) or an error for each image, the label names)."""
-    from zoo.serving.served_model import ServedModel
-
-    served = ServedModel(path)
-    rows: list[Any] = []
-    for image in images:  # one at a time: in a batch, one bad image makes all of them fail
-        try:
-            (row,) = served.predict_bytes([png_or_jpeg(Path(image))])["probabilities"]
-        except ValueError as error:
-            row = data.DataError(f"{image} is refused: {error}")
-        rows.append(row)
-    return rows, served.labels

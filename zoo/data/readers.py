@@ -19,7 +19,7 @@ import numpy as np
 
 from zoo import memory
 from zoo.data import packs
-from zoo.data.checks import DataError, refuse_special_file
+from zoo.data.checks import DataError, refuse_one_class, refuse_special_file
 from zoo.data.decoding import Resizing, resize, with_channels
 from zoo.data.dividing import divide
 from zoo.data.folders import read_folder
@@ -77,7 +77,8 @@ def load(
         resizing: what happens to an image of another aspect ratio than `image_size`. "squash"
             stretches it. "crop" cuts off two sides, and keeps the centre. "pad" adds black at two
             sides.
-        whole: True does not divide data without test images: all of them are test images.
+        whole: True does not divide data without test images: all of them are test images. A folder
+            may then have a single class.
 
     Raises:
         DataError: if the data cannot be trained on. The message names the file or the index.
@@ -115,6 +116,8 @@ def load(
             data = _read_npz(path, split, whole)
     else:
         data = read_tfds(str(name_or_path), split, data_dir, image_size, stream, **choices)
+    if not whole:
+        refuse_one_class(data.labels, f"{data.name} ({split})")
     return _changed(data, image_size, channels, resizing) if image_size or channels else data
 
 
@@ -174,6 +177,18 @@ def _read_npz(path: Path, split: str, whole: bool) -> ImageData:
     label_names = tuple(str(label) for label in range(np.unique(all_labels).size))
     data = ImageData(path.stem, split, images, labels, label_names)
     return divide(data, split) if "images" in arrays and not whole else data
+
+
+def is_at_hand(name_or_path: str | Path) -> bool:
+    """Return whether `load` finds these data without a download."""
+    if Path(name_or_path).expanduser().exists() or name_or_path == "digits":
+        return True
+    if name_or_path not in data_sets():
+        return False
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(str(name_or_path), data_dir=os.environ.get("TFDS_DATA_DIR"))
+    return builder.is_prepared()
 
 
 def data_sets() -> list[str]:

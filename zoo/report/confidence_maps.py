@@ -1,5 +1,6 @@
 """The confidence maps of a run: where in an image each class has its largest values."""
 
+import keras
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
@@ -38,24 +39,64 @@ def draw(images, maps, labels, predictions, names):
         verdict = "" if true == predicted else f"\nmodel: {style.shorten(names[predicted], 10)}"
         title = f"true: {style.shorten(names[true], 12)}{verdict}"
         axes.set_title(title, fontsize=style.SMALL, color=style.INK)
-        # The softmax ignores a constant that is added to all maps. So do colours that go from the
-        # median of all maps to their maximum.
-        ordinary, peak = np.median(image_maps), image_maps.max()
         for place, index in enumerate(_classes_to_show(image_maps, true)):
             axes = figure.add_subplot(grid[top + place // columns, 2 + place % columns])
             axes.set_xticks([])
             axes.set_yticks([])
-            style.show_image(axes, image, dimmed=True)
-            upsampled = upsample(image_maps[:, :, index], image.shape[:2])
-            strength = ((upsampled - ordinary) / max(peak - ordinary, 1e-30)).clip(0, 1)
-            heat = _HEAT(strength)
-            heat[..., 3] = strength * top_activations(upsampled)
-            axes.imshow(heat, interpolation="nearest")
+            axes.imshow(style.dimmed(image), interpolation="nearest")
+            axes.imshow(heat(image_maps, index, image.shape[:2]), interpolation="nearest")
             name = style.shorten(names[index], 9)
             axes.set_title(name, fontsize=style.SMALL, color=style.INK, pad=2)
             axes.spines[:].set_visible(index == true)
             axes.spines[:].set(color=style.BLUE, linewidth=2.5)
     return figure
+
+
+def heat(maps, index, size):
+    """Return the top 10 % of the map of one class as colours: (map h, map w, classes) -> RGBA.
+
+    The softmax ignores a constant that is added to all maps. So do colours that go from the median
+    of all maps to their maximum.
+
+    Arguments:
+        maps: the maps of all classes.
+        index: the class.
+        size: (height, width) of the result, which has values in 0..1.
+    """
+    ordinary, peak = np.median(maps), maps.max()
+    upsampled = upsample(maps[:, :, index], size)
+    strength = ((upsampled - ordinary) / max(peak - ordinary, 1e-30)).clip(0, 1)
+    colours = _HEAT(strength)
+    colours[..., 3] = strength * top_activations(upsampled)
+    return colours
+
+
+def overlay(image, maps, index, size):
+    """Lay the map of one class over the dimmed image -> uint8 (h, w, 3).
+
+    Arguments:
+        image: (h, w, c) in 0..255.
+        maps: the maps of all classes, (map h, map w, classes).
+        index: the class.
+        size: (height, width) of the result, whole multiples of the image's.
+    """
+    image = style.dimmed(image)
+    for axis in (0, 1):
+        image = image.repeat(size[axis] // image.shape[axis], axis)
+    colours = heat(maps, index, size)
+    opacity = colours[..., 3:]
+    return np.rint(255 * (colours[..., :3] * opacity + image * (1 - opacity))).astype("uint8")
+
+
+def maps_of(model, classes):
+    """Return the model of the class maps, pixels -> (batch, map h, map w, classes).
+
+    None if `model` has no layer `class_maps` with one map for each class.
+    """
+    layer = next((layer for layer in model.layers if layer.name == "class_maps"), None)
+    if layer is None or layer.output.shape[3:] != (classes,):
+        return None
+    return keras.Model(model.inputs[0], layer.output)
 
 
 def top_activations(class_map, fraction=0.1):

@@ -101,8 +101,8 @@ def _confidence_maps(model, images, labels, probabilities, names):
 
     Returns None if the model has no layer `class_maps` with one map for each class.
     """
-    layer = next((layer for layer in model.layers if layer.name == "class_maps"), None)
-    if layer is None or layer.output.shape[3:] != (len(names),):
+    maps_model = confidence_maps.maps_of(model, len(names))
+    if maps_model is None:
         return None
     predictions = probabilities.argmax(axis=1)
     _, first = np.unique(labels, return_index=True)
@@ -111,7 +111,7 @@ def _confidence_maps(model, images, labels, probabilities, names):
     certainty = np.where(predictions == labels, 0, probabilities.max(axis=1))
     if certainty.any() and certainty.argmax() not in chosen:
         chosen = np.append(chosen, certainty.argmax())
-    maps = _in_batches(keras.Model(model.inputs[0], layer.output), images[chosen])
+    maps = _in_batches(maps_model, images[chosen])
     return confidence_maps.draw(images[chosen], maps, labels[chosen], predictions[chosen], names)
 
 

@@ -87,18 +87,20 @@ def scale_y(axes, values):
         axes.set_ylim(bottom=min(0, values.min(initial=0)))
 
 
-def show_image(axes, image, dimmed=False):
-    """Show an image (h, w, c) in 0..255. Unless it is RGB, show the mean of its channels in grey.
-
-    `dimmed` makes any image dark and grey, as a background.
-    """
+def show_image(axes, image):
+    """Show an image (h, w, c) in 0..255: RGB, or in grey the mean of other channels."""
     image = np.asarray(image, "float64") / 255
-    grey = np.repeat(image.mean(axis=-1, keepdims=True), 3, axis=-1)
-    if dimmed:
-        image = 0.45 * grey
-    elif image.shape[-1] != 3:
-        image = grey
+    image = image if image.shape[-1] == 3 else _grey(image)
     axes.imshow(image.clip(0, 1), interpolation="nearest")
+
+
+def dimmed(image):
+    """Return an image (h, w, c) in 0..255, dark and grey, as a background: (h, w, 3) in 0..1."""
+    return 0.45 * _grey(np.asarray(image, "float64") / 255)
+
+
+def _grey(image):
+    return np.repeat(image.mean(axis=-1, keepdims=True), 3, axis=-1)
 
 
 def shorten(name, length):

@@ -73,10 +73,25 @@ class ServedModel:
             raise ValueError("Received the bytes of one image; expected a list of them: [image].")
         return self._answer("predict_bytes", image_bytes=tf.constant(list(encoded), tf.string))
 
+    def exits(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Classify pixels in 0..255 at every depth: (batch, h, w, c) -> {depth: probabilities}.
+
+        The last depth is "output". The result is {} if the export has no signature `exits`.
+
+        Raises:
+            ValueError: for another shape, an empty batch, NaN or infinity.
+        """
+        if "exits" not in self._loaded.signatures:
+            return {}
+        return self._outputs("exits", images=tf.constant(images, tf.float32))
+
     def _answer(self, signature: str, **inputs: Any) -> dict[str, np.ndarray]:
+        outputs = self._outputs(signature, **inputs)
+        return {**outputs, "classes": np.char.decode(outputs["classes"].astype(bytes), "utf-8")}
+
+    def _outputs(self, signature: str, **inputs: Any) -> dict[str, np.ndarray]:
         try:
             outputs = self._loaded.signatures[signature](**inputs)
         except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
             raise ValueError(f"{signature} refuses its input: {reason(error.message)}") from error
-        outputs = {name: output.numpy() for name, output in outputs.items()}
-        return {**outputs, "classes": np.char.decode(outputs["classes"].astype(bytes), "utf-8")}
+        return {name: output.numpy() for name, output in outputs.items()}
