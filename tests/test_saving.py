@@ -93,7 +93,9 @@ def test_a_run_begun_before_the_folders_resumes_with_its_teacher(tmp_path, monke
         results["teacher"]
         == json.loads((BEFORE / "models.json").read_text())["fingerprints"]["teacher"].split()
     )
-    assert not any("teacher" in warning for warning in results["warnings"])
+    # Its teacher was never trained, and is near chance. No warning says that it has changed.
+    warnings = [warning for warning in results["warnings"] if "teacher" in warning]
+    assert all("chance" in warning for warning in warnings)
     assert results["errors"] < 359 * 0.9  # it goes on learning
 
 

@@ -163,7 +163,7 @@ class MLPConv(layers.Layer):
             normalization = keras.saving.serialize_keras_object(self.normalizations[0])
             # The shape of the first copy; the others have shapes of their own.
             normalization.pop("build_config", None)
-        # Without these two, the configuration and so the fingerprint of older nets stay as they are.
+        # Older nets lack these two, and keep their configuration and fingerprint.
         newer = {"pool_size": (self.pool_size, 1), "residual": (self.residual, False)}
         return {
             **super().get_config(),

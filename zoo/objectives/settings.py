@@ -95,23 +95,39 @@ def following(model, make):
 
     A step that is traced into a graph keeps the numbers that it was traced with. So `make` is
     called again, and the step is traced again, before the first step after a change. `model` has
-    `settings()`, or else `make` is called once.
+    `settings()`, or else `make` is called once. The attribute `refresh` of the function does so
+    before a step needs it.
 
     Raises:
-        ValueError: for a setting that the model's `check_settings()` refuses.
+        ValueError: for a setting that the model's `check_settings()` refuses. On JAX with a
+            `keras.distribution`, for one that changes within a `fit`: Keras has then moved the
+            variables, whose devices it needs to know, out of the model.
     """
     step = used = None
 
-    def run(*arguments):
+    def refresh():
         nonlocal step, used
         found = model.settings() if hasattr(model, "settings") else None
         if step is None or found != used:
             if found is not None:
                 model.check_settings()
             step, used = make(), found
+
+    def run(*arguments):
+        if step and _placed_by_jax() and model.settings() != used:
+            raise ValueError(
+                "With a keras.distribution on JAX, a setting is assigned between two calls of fit. "
+                "Within one, give a schedule of the step."
+            )
+        refresh()
         return step(*arguments)
 
+    run.refresh = refresh
     return run
+
+
+def _placed_by_jax():
+    return keras.backend.backend() == "jax" and keras.distribution.distribution() is not None
 
 
 class LiveSettings(keras.Model):
@@ -123,6 +139,7 @@ class LiveSettings(keras.Model):
 
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:
+            getattr(self.train_function, "refresh", int)()
             return self.train_function
         make_once = super().make_train_function
 
@@ -133,4 +150,5 @@ class LiveSettings(keras.Model):
             return step
 
         run = self.train_function = following(self, make)
+        run.refresh()
         return run
