@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint format bench soak docs clean
+.PHONY: demo test lint format bench soak newcomer docs clean
 
 demo: .venv/ready
 	@$(BIN)/zoo train digits_nin_dsn --runs demo/runs --name demo
@@ -32,6 +32,10 @@ bench: .venv/ready
 # Half an hour or more: kills, bad inputs, hostile servers. docs/reliability.md has its last figures.
 soak: .venv/ready
 	@$(BIN)/python benchmarks/soak
+
+# Six minutes: the wheel in a fresh environment, and the first steps of three people with it.
+newcomer: .venv/ready
+	@$(BIN)/python benchmarks/newcomer.py
 
 docs: .venv/docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

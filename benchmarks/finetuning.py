@@ -44,15 +44,14 @@ FROM_SCRATCH = ("train", "nin_dsn", "--image-size", "32", "32", "--batch-size", 
 
 
 def main(settings):
-    folders = sorted(folder for folder in settings.photos.iterdir() if folder.is_dir())
-    folders = [folder for folder in folders if folder.name in (settings.classes or [folder.name])]
+    photographs = photographs_of(settings)
     ways = {"finetune": ("finetune",)}
     if settings.scratch:
         ways["from scratch"] = FROM_SCRATCH
     rows = []
     for way, command in ways.items():
         results = [
-            measured(command, folders, settings.of_each, seed) for seed in range(settings.seeds)
+            measured(command, photographs, settings.of_each, seed) for seed in range(settings.seeds)
         ]
         accuracies, wall, processor, images = map(list, zip(*results, strict=True))
         rows.append(
@@ -68,17 +67,36 @@ def main(settings):
     show(("", "mean %", "seeds %", "seconds", "CPU seconds", "judged on"), rows)
 
 
-def measured(command, folders, of_each, seed):
+def photographs_of(settings):
+    """Return {class: its photographs}, and refuse what leaves none to judge by."""
+    folders = {folder.name: folder for folder in settings.photos.iterdir() if folder.is_dir()}
+    if missing := [name for name in settings.classes if name not in folders]:
+        sys.exit(f"{settings.photos} has no folders {missing}; it has {sorted(folders)}.")
+    photographs = {
+        name: sorted(file for file in folders[name].rglob("*") if file.suffix.lower() in SUFFIXES)
+        for name in sorted(settings.classes or folders)
+    }
+    fewest = min(map(len, photographs.values()), default=0)
+    if not 0 < settings.of_each < fewest or len(photographs) < 2:
+        sys.exit(
+            f"{settings.photos} has {len(photographs)} classes, the smallest of {fewest} "
+            f"photographs; expected two classes or more, each with more photographs than --of-each "
+            f"{settings.of_each}. The others judge."
+        )
+    return photographs
+
+
+def measured(command, photographs, of_each, seed):
     """Train one way -> (accuracy, seconds, CPU seconds, number of images that judged it)."""
     with tempfile.TemporaryDirectory() as scratch:
         photos, runs, rest = Path(scratch, "photos"), Path(scratch, "runs"), []
-        for folder in folders:
-            files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
-            random.Random(seed).shuffle(files)
-            (photos / folder.name).mkdir(parents=True)
-            for file in files[:of_each]:
-                shutil.copy(file, photos / folder.name)
-            rest += [(folder.name, file) for file in files[of_each:]]
+        for name, files in photographs.items():
+            shuffled = [*files]
+            random.Random(seed).shuffle(shuffled)
+            (photos / name).mkdir(parents=True)
+            for file in shuffled[:of_each]:
+                shutil.copy(file, photos / name)
+            rest += [(name, file) for file in shuffled[of_each:]]
         flags = ("--data", photos, "--seed", seed, "--runs", runs, "--name", "run")
         wall, processor = run([*command, *flags])
         finished = Run(next(runs.glob("*/run")))

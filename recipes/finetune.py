@@ -41,8 +41,8 @@ class Recipe(zoo.recipe.Recipe):
     flip: bool = True
     """Mirror half of the training images, left to right. Turn it off for images of writing."""
     patience: int = 0
-    """Stop after so many epochs without a lower loss on the held-out images, which --validation
-    takes from the training images. The model is that of the last epoch. 0: train all epochs."""
+    """Stop after so many epochs without a lower loss on the images that --validation holds out.
+    The model is that of the last epoch. 0: train all epochs."""
 
     def check(self):
         super().check()

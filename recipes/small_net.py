@@ -33,8 +33,9 @@ class Recipe(zoo.recipe.Recipe):
     objective: Literal["softmax", "svm"] = "softmax"
     """Loss of every head: softmax cross-entropy, or the one-vs-all squared hinge (svm)."""
     companions: Literal["none", "kept", "fading", "removed"] = "none"
-    """none: a plain net. kept: companions of a constant weight. fading: a cosine lowers the weight
-    to zero. removed: the weight is zero after --removal of the steps."""
+    """none: a plain net. kept: companions of a constant weight.
+    fading: a cosine lowers the weight to zero.
+    removed: the weight is zero after --removal of the steps."""
     companion_form: Literal["pool", "dense"] = "pool"
     """Form of the companion heads; see `CompanionHead`."""
     companion_weight: float = 0.3

@@ -1,3 +1,4 @@
+import atexit
 import os
 import shutil
 import tempfile
@@ -12,6 +13,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core already
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
 os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="zoo-tests-")
 os.environ["ZOO_CACHE"] = os.path.join(tempfile.tempdir, "cache")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # whose folders lie in that of the first process
+    # Registered before multiprocessing is imported, it runs after its own removals there.
+    atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 
 import keras
 import pytest
@@ -48,8 +52,3 @@ def pytest_xdist_auto_num_workers():
 def pytest_collection_modifyitems(items):
     """Long files first: last, one process would still be at them when all others rest."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
-
-
-def pytest_unconfigure():
-    if "PYTEST_XDIST_WORKER" not in os.environ:  # its folder lies in that of the first process
-        shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)

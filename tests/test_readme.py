@@ -1,11 +1,14 @@
 """What the README shows is what happens."""
 
+import collections
 import re
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from pages import ROOT, blocks, commands_parse_only, run, zoo_commands
+from PIL import Image
 
 pytestmark = pytest.mark.long
 
@@ -14,20 +17,37 @@ README = PAGE.read_text(encoding="utf-8")
 BLOCKS = blocks(PAGE, "python")
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"line {block[0]}")
-def test_the_python_of_the_readme_runs(block, tmp_path, monkeypatch):
-    """With 24 images in the place of the reader's own."""
-    rng = np.random.default_rng(0)
+def test_the_python_of_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    """With 25 images in the place of the reader's own: as arrays, and in a folder."""
     monkeypatch.chdir(tmp_path)
-    names = {
-        "images": rng.integers(0, 256, (24, 32, 32, 3)).astype("float32"),
-        "labels": np.arange(24) % 5,
-    }
-    run(PAGE, *block, names)
-    model = names["model"]
-    assert model.predict(names["images"], verbose=0).shape == (24, 5)
-    assert model.optimizer.iterations.numpy() > 0
+    own = np.random.default_rng(0).integers(0, 256, (25, 32, 32, 3), "uint8")
+    for index, pixels in enumerate(own):
+        file = Path("photos", "abcde"[index % 5], f"{index:02}.png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    names = {"images": own.astype("float32"), "labels": np.arange(25) % 5}
+    steps = []
+    for block in BLOCKS:
+        run(PAGE, *block, names)
+        steps.append(int(names["model"].optimizer.iterations))
+    assert len(steps) == 2
+    assert 0 < steps[0] < steps[1]
+    model, images, labels = names["model"], names["images"], names["labels"]
     assert isinstance(model, keras.Model)
+    assert model.predict(own.astype("float32"), verbose=0).shape == (25, 5)
+    # The arrays and our data set have the same images, and Keras' has all.
+    assert (images.shape, images.dtype, labels.dtype) == ((20, 32, 32, 3), "uint8", "int64")
+    label_of = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    seen = collections.Counter()
+    for batch, of_batch in names["dataset"].take(5).as_numpy_iterator():  # 8 passes
+        for image, label in zip(batch.astype("uint8"), of_batch, strict=True):
+            assert label_of[image.tobytes()] == label
+            seen[image.tobytes()] += 1
+    assert (len(seen), {*seen.values()}) == (20, {8})
+    assert names["test"].examples == 5
+    everything = np.concatenate([batch for batch, _ in names["all_of_them"].as_numpy_iterator()])
+    by_content = [{image.astype("uint8").tobytes() for image in part} for part in (everything, own)]
+    assert by_content[0] == by_content[1]
 
 
 def test_there_is_an_example_of_at_most_ten_lines():

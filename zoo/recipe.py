@@ -59,10 +59,10 @@ class Recipe:
     """Height and width to resize a folder's images to. Required if their sizes differ.
     One number stands for both."""
     resize: Literal["squash", "crop", "pad"] = "squash"
-    """Way to another aspect ratio. squash: stretch the image. crop: cut off two sides.
-    pad: add black at two sides. Exports and `zoo predict` do the same."""
+    """Way to another aspect ratio: stretch (squash), cut off two sides (crop), or add black (pad).
+    Exports and `zoo predict` do the same."""
     channels: Literal[1, 3] | None = None
-    """1 makes all images grey, 3 makes all RGB. None: RGB if a folder has an image in colours."""
+    """All images become grey (1) or RGB (3). None: RGB if one image of a folder has colours."""
     stream: bool | None = None
     """Read the images of a folder or data set from disk instead of memory. None: from 2 GiB on."""
     skip_corrupt: float = 0.0
@@ -89,13 +89,13 @@ class Recipe:
     validation: float = 0.0
     """Share of the training images to hold out and evaluate on. 0: evaluate on the test set."""
     validation_group: str | None = None
-    """Regular expression for the path of an image in the folder of the data. What it matches is
-    the image's group: "[^/]*_" finds rex_ in cat/rex_01.jpg. --validation divides no group."""
+    """Regular expression that finds an image's group in its path. --validation divides no group.
+    "[^/]*_" finds rex_ in cat/rex_01.jpg."""
     validation_list: str | None = None
-    """File with the images to hold out and evaluate on: one path a line, relative to the folder of
-    the data."""
+    """File with the images to hold out and evaluate on, one path a line.
+    A path begins at the folder of the data."""
     class_weights: Literal["balanced"] | None = None
-    """balanced: in the training loss, a class of few images counts as much as one of many."""
+    """A class of few images counts as much in the training loss as one of many (balanced)."""
 
     def __post_init__(self) -> None:
         """Take one number as height and width."""

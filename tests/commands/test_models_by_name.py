@@ -134,6 +134,31 @@ def test_a_model_is_evaluated_on_some_of_its_classes(here, tmp_path, capsys):
     assert "dog" in error
 
 
+def test_a_model_is_evaluated_on_one_of_its_classes(here, tmp_path, capsys):
+    shutil.copytree(here / "photographs" / "cat", tmp_path / "one" / "cat")
+    command = ["evaluate", "toy", "--data", tmp_path / "one"]
+    code, shown, error = zoo_of(capsys, *command)
+    assert (code, error) == (0, "")
+    assert "one has no images of 2 of the model's classes: ant, bee." in shown
+    results = json.loads(zoo_of(capsys, *command, "--json")[1])
+    trained = keras.models.load_model("runs/toy/a/model.keras")
+    cats = [np.asarray(Image.open(file)) for file in sorted(Path("photographs/cat").iterdir())]
+    wrong = int((probabilities_of(trained, np.stack(cats)).argmax(1) != 2).sum())
+    assert (results["images"], results["errors"]) == (6, wrong)
+    assert [row["images"] for row in results["classes"]] == [0, 0, 6]
+    # All classes are there: none is called absent.
+    assert "has no images" not in zoo_of(capsys, "evaluate", "toy", "--data", "photographs")[1]
+    shutil.rmtree(tmp_path / "one" / "cat")
+    code, _, error = zoo_of(capsys, *command)
+    assert code == 2
+    assert "is empty" in error
+    # Such a folder is no data to train on.
+    shutil.copytree(here / "photographs" / "cat", tmp_path / "one" / "cat")
+    code, _, error = zoo_of(capsys, "train", "toy", "--data", tmp_path / "one", "--runs", tmp_path)
+    assert code == 2
+    assert "expected two or more" in error
+
+
 def test_an_image_may_come_from_standard_input(here, capsys, monkeypatch):
     content = (here / "photographs" / "bee" / "3.png").read_bytes()
     for model in ("runs/toy/a", "toy"):

@@ -10,8 +10,6 @@ import re
 import shlex
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -20,6 +18,7 @@ import keras_tuner
 import keras_tuner.engine.trial
 import numpy as np
 import pytest
+from forked import ZooProcess
 from quick_recipe import RECIPE
 
 import zoo.commands.main
@@ -311,11 +310,10 @@ def start():
 
 def _start(file, trials, role="alone"):
     environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "KERASTUNER_TUNER_ID": role}
-    command = [sys.executable, "-m", "zoo", "tune", str(file), "--trials", str(trials)]
-    command += ["--tuner", "random", "--runs", str(file.parent / "runs"), "--name", "search"]
+    command = ["tune", file, "--trials", trials]
+    command += ["--tuner", "random", "--runs", file.parent / "runs", "--name", "search"]
     command += ["--units=8", "--no-deterministic", "--checkpoint-seconds", "0.1"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env=environment, **pipes)
+    return ZooProcess(*command, environment=environment)
 
 
 def is_training(folder, trial):

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,13 +14,14 @@ from zoo.training import distribute
 
 pytestmark = pytest.mark.long
 
-# Each strategy has a process of its own: the CPU must be divided before TensorFlow is first used.
+# It runs in a process of its own: the CPU must be divided before TensorFlow is first used. Of its
+# four parts one device uses one, and two replicas two.
 PROGRAM = """
 import json, sys
 import zoo.distribute
 
-replicas = int(sys.argv[1])
-strategy = zoo.distribute.make_strategy("mirrored" if replicas else "none", replicas)
+strategies = {replicas: zoo.distribute.make_strategy("mirrored", replicas) for replicas in (4, 2)}
+strategies[0] = zoo.distribute.make_strategy("none")
 import keras
 import numpy as np
 import tensorflow as tf
@@ -79,7 +79,7 @@ CASES = {
 }
 
 
-def trained(case):
+def trained(case, strategy):
     make, examples, clipping, more = CASES[case]
     keras.config.set_dtype_policy(case if case.startswith("mixed") else "float32")
     with zoo.distribute.scope(strategy):
@@ -91,6 +91,7 @@ def trained(case):
         model.compile(optimizer, loss, metrics=["accuracy"] if case == "plain" else None)
     y = {"labels": labels, "teacher_logits": logits} if case == "cached targets" else labels
     data = tf.data.Dataset.from_tensor_slices((images, y, weights)).take(examples).batch(16)
+    more = dict(more)
     test = {"validation": data} if more.pop("validation", False) else {}
     if strategy is None and not more:
         test = {"validation_data": data} if test else {}
@@ -101,7 +102,7 @@ def trained(case):
     return model.get_weights(), history
 
 
-def masks():
+def masks(strategy):
     # The output of dropout for ones, on each replica; twice from the same state.
     keras.config.set_dtype_policy("float32")
     with strategy.scope():
@@ -121,15 +122,16 @@ def masks():
     return np.concatenate(drawn[0])
 
 
-results, arrays = {}, {}
-for case in sys.argv[3:]:
-    values, results[case] = trained(case)
-    arrays |= {f"{case}/{index}": value for index, value in enumerate(values)}
-if replicas == 2:
-    arrays["masks"] = masks()
-np.savez(sys.argv[2] + ".npz", **arrays)
-with open(sys.argv[2] + ".json", "w") as file:
-    json.dump(results, file)
+for replicas, cases in json.loads(sys.argv[2]).items():
+    results, arrays = {}, {}
+    for case in cases:
+        values, results[case] = trained(case, strategies[int(replicas)])
+        arrays |= {f"{case}/{index}": value for index, value in enumerate(values)}
+    if replicas == "2":
+        arrays["masks"] = masks(strategies[2])
+    np.savez(f"{sys.argv[1]}/{replicas}.npz", **arrays)
+    with open(f"{sys.argv[1]}/{replicas}.json", "w") as file:
+        json.dump(results, file)
 """
 ALL = ["plain", "gate", "micro-batches", "hint", "cached targets"]
 ALL += ["mixed_bfloat16", "mixed_float16"]
@@ -139,22 +141,19 @@ RUN = {0: ALL, 2: [case for case in ALL if case != "gate"], 4: ["gate"]}
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Return {replicas: (weights, logs)}; each number of replicas has a process of its own."""
+    """Return {replicas: (weights, logs)}."""
     folder, results = tmp_path_factory.mktemp("trained"), {}
     # Some replicas get an empty part of a batch. TensorFlow 2.21's oneDNN convolution gives an
     # empty batch the channels of its input, and the sum over replicas fails; see
     # docs/guides/several_gpus.md.
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
-    for replicas, cases in RUN.items():
-        file = str(folder / str(replicas))
-        command = [sys.executable, "-c", PROGRAM, str(replicas), file, *cases]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
-        assert ran.returncode == 0, ran.stderr[-3000:]
-        with np.load(file + ".npz") as arrays:
-            results[replicas] = (
-                {k: arrays[k] for k in arrays.files},
-                json.loads(Path(file + ".json").read_text()),
-            )
+    command = [sys.executable, "-c", PROGRAM, str(folder), json.dumps(RUN)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    for replicas in RUN:
+        with np.load(folder / f"{replicas}.npz") as arrays:
+            weights = {name: arrays[name] for name in arrays.files}
+        results[replicas] = (weights, json.loads((folder / f"{replicas}.json").read_text()))
     return results
 
 

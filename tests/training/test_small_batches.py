@@ -25,15 +25,20 @@ rng = np.random.default_rng(0)
 images = rng.integers(0, 256, (5, 8, 8, 1)).astype("float32")
 labels = rng.integers(0, 3, 5)
 batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)  # the last one has 1
-size = {"input_shape": (8, 8, 1), "classes": 3, "width": 0.05}
+
+
+def net():
+    inputs = keras.Input((8, 8, 1))
+    x = zoo.MLPConv((4, 3), 3, strides=2, kernel_regularizer="l2", name="conv")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
 
 
 def deep():
-    return zoo.nin_dsn(**size, kernel_regularizer="l2")
+    return zoo.DeeplySupervised(net(), {"conv": zoo.CompanionHead(3, kernel_regularizer="l2")})
 
 
 def taught():
-    return zoo.Distiller(student=zoo.nin(**size), teacher=zoo.nin(**size), agreement=True)
+    return zoo.Distiller(student=net(), teacher=net(), agreement=True)
 
 
 def made(make, strategy):

@@ -4,12 +4,11 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
+from forked import ZooProcess
 
 import zoo.recipe
 import zoo.training
@@ -65,19 +64,11 @@ def start(file, runs):
     for index in range(2):
         task = {"type": "worker", "index": index}
         config = json.dumps({"cluster": {"worker": addresses}, "task": task})
-        command = [sys.executable, "-m", "zoo", "train", str(file), "--runs", str(runs)]
-        command += ["--name", "run", "--no-page", "--checkpoint-seconds", "0.3"]
+        command = ["train", file, "--runs", runs, "--name", "run", "--no-page"]
+        command += ["--checkpoint-seconds", "0.3"]
         environment = {**os.environ, "TF_CONFIG": config, "TF_CPP_MIN_LOG_LEVEL": "3"}
         environment["TF_NUM_INTRAOP_THREADS"] = environment["TF_NUM_INTEROP_THREADS"] = "2"
-        processes.append(
-            subprocess.Popen(
-                command,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
+        processes.append(ZooProcess(*command, environment=environment))
     return processes
 
 

@@ -17,6 +17,7 @@ from zoo.training.measuring import measure
 
 # The fields of a recipe that say how its data are read.
 _READING = ("image_size", "stream", "skip_corrupt", "channels")
+_MOST_NAMES = 20  # of absent classes, in a line
 
 
 def test_images(
@@ -28,7 +29,7 @@ def test_images(
         path: where the model is, as `zoo.commands.models.find` returns it.
         model: raw pixels (batch, h, w, c) -> logits (batch, classes).
         other_data: a data set to use in place of that of the training. Of a folder without test
-            images all are used. It may lack some of the model's classes.
+            images all are used. It may lack all but one of the model's classes.
         labels: a file with the names of the model's classes.
 
     Raises:
@@ -170,3 +171,8 @@ def show_evaluation(results: dict[str, Any]) -> None:
     ]
     numbers = ("images", "recall", "precision")
     show(("class", *numbers), rows, right=numbers)
+    absent = [str(row["class"]) for row in results["classes"] if not row["images"]]
+    if absent:
+        more = ", ..." if len(absent) > _MOST_NAMES else ""
+        names = f"{', '.join(absent[:_MOST_NAMES])}{more}"
+        say(f"{results['data']} has no images of {len(absent)} of the model's classes: {names}.")

@@ -2,8 +2,9 @@
 
 import sys
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from zoo import exports
 from zoo.commands import models
@@ -17,7 +18,7 @@ from zoo.terminal import say, show
 
 
 def export(
-    model: Positional[str],
+    model: Annotated[Positional[str], arg(metavar="MODEL")],
     out: Path | None = None,
     labels: Path | None = None,
     version: int | None = None,
@@ -37,8 +38,8 @@ def export(
             An export is made again with today's checks. The new card keeps the facts of the old.
         out: Folder that gets the next version. Its versions are of one model.
             They have the same labels, size of images and data; another model is refused.
-            Default: saved_models/RECIPE, or saved_models/RECIPE-DATA if the data are not those
-            of the recipe; saved_models/FILE of a file; the folder of an export.
+            Default: saved_models/RECIPE of a run, saved_models/FILE, the folder of an export.
+            Of a run with other data than its recipe's, saved_models/RECIPE-DATA.
         labels: Text file with one class a line.
             Required for a .keras file that lies in no run and no export.
         version: Number of the version. Default: the next number. Versions are never overwritten.
@@ -94,7 +95,7 @@ def export(
 
 
 def verify(
-    directory: Positional[str],
+    directory: Annotated[Positional[str], arg(metavar="EXPORT")],
     model: str | None = None,
     tolerance: float | None = None,
     timeout: float = 60.0,
@@ -146,7 +147,7 @@ def verify(
 
 
 def reproduce(
-    model: Positional[str],
+    model: Annotated[Positional[str], arg(metavar="EXPORT")],
     seed: int | None = None,
     runs: Path = Path("runs"),
     checkpoint_seconds: float = 60.0,

@@ -1,9 +1,10 @@
-"""Parse flags with tyro, and report an error as one line."""
+"""Parse flags with tyro, show them readably, and report an error as one line."""
 
 import contextlib
 import dataclasses
 import io
 import itertools
+import re
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,16 +15,38 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from zoo.errors import UsageError
 
 _REGISTRY = ConstructorRegistry()
+_SIZE = {int, tuple[int, int]}  # of images
+_ONE_CHOICE = re.compile(r"\{([^{}|,]+)\}")
+_SEVERAL = re.compile(r"\[(\w+) \[\1 \.\.\.\]\]")
 
 
 @_REGISTRY.primitive_rule
-def _optional(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | Any:
-    """Let the help show a flag of `X | None` as X, since nobody writes None."""
-    is_optional = type(None) in typing.get_args(kind.type)
-    if not is_optional or DisallowNone in kind.markers:  # the rule calls itself once
+def _readable(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | Any:
+    """Let the help show the values that people write.
+
+    A flag of `X | None` is shown as X, since nobody writes None; an image size as `N | H W`; the
+    only choice as that word, without braces; and several paths as `PATH...`. An error of a value
+    says the same.
+    """
+    if DisallowNone in kind.markers:  # the rule calls itself once
         return None
     without = dataclasses.replace(kind, markers=kind.markers | {DisallowNone})
-    return ConstructorRegistry.get_primitive_spec(without)
+    spec = ConstructorRegistry.get_primitive_spec(without)
+    if not isinstance(spec, PrimitiveConstructorSpec):
+        return spec
+    if {*typing.get_args(kind.type)} - {type(None)} == _SIZE:
+        metavar = "N | H W"
+    else:
+        metavar = _ONE_CHOICE.sub(r"\1", _ONE_CHOICE.sub(r"\1", spec.metavar))  # {{until} STR}
+        metavar = _SEVERAL.sub(r"\1...", metavar)
+
+    def value(words: list[str]) -> Any:
+        try:
+            return spec.instance_from_str(words)
+        except ValueError:
+            raise ValueError(f"expected {metavar}; received {' '.join(words)!r}") from None
+
+    return dataclasses.replace(spec, metavar=metavar, instance_from_str=value)
 
 
 def parse(parser: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:

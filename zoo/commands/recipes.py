@@ -22,6 +22,7 @@ from zoo.runs import Run
 from zoo.terminal import say, show
 from zoo.text import one_line
 
+RecipeName = Annotated[Positional[str], arg(metavar="RECIPE")]
 _OF_A_MODEL = (
     *("name", "folder", "test_error_percent", "deviation_percent", "seeds", "parameters"),
     *("classes", "error"),
@@ -154,7 +155,7 @@ class TrainOptions:
     The run folder gets a link to it. Default: the run folder."""
 
 
-def train(recipe: Positional[str]) -> None:
+def train(recipe: RecipeName) -> None:
     """Train a recipe: `zoo train RECIPE [--field value ...]`. The same command resumes.
 
     The flags depend on the recipe: `zoo train RECIPE --help` shows them.
@@ -190,7 +191,7 @@ class PackOptions:
     """Name of the run folder. Default: built from the flags you set."""
 
 
-def pack(recipe: Positional[str]) -> None:
+def pack(recipe: RecipeName) -> None:
     """Make an archive that trains a recipe elsewhere with JAX, without TensorFlow or network.
 
     `zoo pack RECIPE --help` shows the flags.
@@ -230,7 +231,7 @@ class TuneOptions:
     """Begin even if the data, the net or a step seem too large for the memory."""
 
 
-def tune(recipe: Positional[str]) -> None:
+def tune(recipe: RecipeName) -> None:
     """Search the fields that a recipe declares: `zoo tune RECIPE --validation 0.1 --trials N`.
 
     Held-out training images judge the trials, so `--validation` is required. A field that you set

@@ -19,7 +19,7 @@ from zoo.text import one_line
 
 
 def evaluate(
-    model: Positional[str],
+    model: Annotated[Positional[str], arg(metavar="MODEL")],
     data: str | None = None,
     labels: Path | None = None,
     recipe: Path | None = None,
@@ -31,7 +31,7 @@ def evaluate(
         model: A name from `zoo list`, a run folder, an export, or a .keras file.
         data: Data set to evaluate on. Default: that of the training.
             Its test images are used, or all images of another folder without a test split.
-            They are resized to the model's input size. Some of the model's classes may be missing.
+            They are resized to the model's input size. Images of one of its classes are enough.
         labels: Text file with one class a line, for a .keras file.
         recipe: File of the run's recipe.
             Needed only for a recipe of your own that you never trained with on this machine.
@@ -167,7 +167,7 @@ class _Answers:
             say(f"zoo: {message}", error=True)
 
 
-def report(run: Positional[str], recipe: Path | None = None) -> None:
+def report(run: Annotated[Positional[str], arg(metavar="RUN")], recipe: Path | None = None) -> None:
     """Draw the page of a finished run again.
 
     Arguments:

@@ -1,8 +1,9 @@
 """The command about studies: `zoo figure`."""
 
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from zoo.commands.tensorflow import import_tensorflow
 from zoo.errors import UsageError, check_number
@@ -11,7 +12,7 @@ from zoo.text import did_you_mean
 
 
 def figure(
-    name: Positional[str | None] = None,
+    name: Annotated[Positional[str | None], arg(metavar="[STUDY]")] = None,
     seeds: int | None = None,
     runs: Path = Path("runs"),
     out: Path | None = None,

@@ -49,6 +49,12 @@ def refuse_odd_names(names: Iterable[object], where: str) -> None:
             )
 
 
+def refuse_one_class(labels: np.ndarray, where: str) -> None:
+    """Raise DataError if all labels are equal."""
+    if (labels == labels[0]).all():
+        raise DataError(f"{where}: every label is {labels[0]}; expected two classes or more.")
+
+
 def whole_number(name: str, value: Any, at_least: int) -> int:
     """Return the value as an int.
 

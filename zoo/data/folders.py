@@ -37,10 +37,11 @@ def read_folder(
     """
     train, test = _roots(folder)
     divided = train != test
+    least = 1 if whole and not divided else 2
     notes: list[str] = []
-    in_train = _images_in(train, folder, notes)
+    in_train = _images_in(train, folder, notes, least)
     in_test = _images_in(test, folder, notes) if divided else in_train
-    label_names = _class_names(train, in_train, test, in_test, notes)
+    label_names = _class_names(train, in_train, test, in_test, notes, least)
     root, images_of = (train, in_train) if split == "train" else (test, in_test)
     files = [(file, label) for label, name in enumerate(label_names) for file in images_of[name]]
     listed = [*in_train.values(), *in_test.values()]
@@ -89,13 +90,13 @@ def _roots(folder: Path) -> tuple[Path, Path]:
     return (train, test) if test and train.is_dir() else (folder, folder)
 
 
-def _images_in(root: Path, folder: Path, notes: list[str]) -> dict[str, list[Path]]:
+def _images_in(root: Path, folder: Path, notes: list[str], least: int = 2) -> dict[str, list[Path]]:
     """Return {name of a class folder: its images}, and note what is not among them."""
     entries = _visible(root)
     if not entries:
         raise DataError(f"{root} is empty; expected class folders in it.")
     images: dict[str, list[Path]] = {entry.name: [] for entry in entries if entry.is_dir()}
-    _require_two([*images], root)
+    _require_classes([*images], root, least)
     others = []
     for entry in entries:
         if not entry.is_dir():
@@ -128,10 +129,11 @@ def _few(names: Sequence[str]) -> str:
     return f"{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
 
 
-def _require_two(names: list[str], folder: Path, more: str = "") -> None:
-    if len(names) < 2:
+def _require_classes(names: list[str], folder: Path, least: int, more: str = "") -> None:
+    if len(names) < least:
+        expected = "two" if least == 2 else "one"
         raise DataError(
-            f"{folder} has the class folders {names}{more}; expected two or more, "
+            f"{folder} has the class folders {names}{more}; expected {expected} or more, "
             f"{folder}/CLASS/IMAGE."
         )
 
@@ -142,12 +144,13 @@ def _class_names(
     test: Path,
     in_test: dict[str, list[Path]],
     notes: list[str],
+    least: int,
 ) -> tuple[str, ...]:
     """Return the names of the class folders that have images to train on."""
     names = tuple(name for name, files in in_train.items() if files)
     if empty := [name for name in in_train if name not in names]:
         notes.append(f"Folders in {train} without images, which are no classes: {_few(empty)}.")
-    _require_two([*names], train, " with images")
+    _require_classes([*names], train, least, " with images")
     in_test = {name: files for name, files in in_test.items() if files or name in names}
     if difference := {*names} ^ {*in_test}:
         raise DataError(f"{train} and {test} differ in the class folders {sorted(difference)}.")

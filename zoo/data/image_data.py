@@ -20,6 +20,7 @@ from zoo.data.checks import (
     DataError,
     as_uint8,
     refuse_odd_names,
+    refuse_one_class,
     refuse_zeros_and_ones,
     whole_number,
     whole_numbers,
@@ -53,7 +54,8 @@ class ImageData:
     Raises:
         DataError: if the images are not whole numbers in 0..255, all in 0..1, or not grey or RGB,
             the labels are not in 0..classes-1, the numbers of images and labels differ, there are
-            no images, all have one class, or a class has a name that no export can have.
+            no images, a class has a name that no export can have, or all images have one class and
+            are not the test images.
     """
 
     name: str
@@ -93,8 +95,8 @@ class ImageData:
             refuse_zeros_and_ones(images, where)
         object.__setattr__(self, "images", images)
         labels = whole_numbers(labels, self.classes - 1, f"{where}: label").astype(np.int64)
-        if (labels == labels[0]).all():
-            raise DataError(f"{where}: every label is {labels[0]}; expected two classes or more.")
+        if self.split != "test":
+            refuse_one_class(labels, where)
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "label_names", tuple(self.label_names))
 
