@@ -40,14 +40,15 @@ class Settings:
 
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
-FROM_SCRATCH = ("train", "nin_dsn", "--image-size", "32", "32", "--batch-size", "32")
+FROM_SCRATCH = ("train", "nin_dsn", "--image-size", "32", "--batch-size")
 
 
 def main(settings):
     photographs = photographs_of(settings)
     ways = {"finetune": ("finetune",)}
     if settings.scratch:
-        ways["from scratch"] = FROM_SCRATCH
+        learned = settings.of_each * len(photographs)
+        ways["from scratch"] = (*FROM_SCRATCH, min(32, learned // 2))  # a fifth is held out
     rows = []
     for way, command in ways.items():
         results = [

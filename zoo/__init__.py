@@ -29,6 +29,7 @@ _HOME = {
     "MulticlassSquaredHinge": "losses",
     "OneVsAllSquaredHinge": "losses",
     "SoftmaxCrossEntropy": "losses",
+    "binary_soft_target_loss": "losses",
     "multiclass_squared_hinge": "losses",
     "one_vs_all_squared_hinge": "losses",
     "smoothed_softmax_cross_entropy": "losses",

@@ -62,6 +62,9 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, DeepSettings, keras.Mo
     targets. Its weight is zero in the losses of labels, in metrics that are means and in
     `weighted_metrics`. Metrics that are no means, such as F1, belong in `weighted_metrics`.
 
+    Weights, thresholds, `soft_weight` and `temperature` may be assigned at any time, for example by
+    a callback: `model.companion_weight["mlpconv1"] = 0.1`. The next step uses them.
+
     Arguments:
         model: a functional or sequential Keras model with one output, the logits (batch, classes).
         companions: {name of a layer of `model`: layer that maps its output to scores}, such as
@@ -83,10 +86,11 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, DeepSettings, keras.Mo
         decoder_weight: the weight of the decoders' errors; as `companion_weight`.
 
     Raises:
-        ValueError: for a model that is neither functional nor sequential, a layer name it does not
-            have (the nearest is suggested), a head whose scores do not fit the output, or a weight,
-            threshold, soft_weight or temperature that is out of range, not finite, or given for no
-            companion.
+        ValueError: for a model that is neither functional nor sequential, or ends in a softmax or
+            sigmoid; a layer name it does not have (the nearest is suggested), a head whose scores
+            do not fit the output, or a weight, threshold, soft_weight or temperature that is out
+            of range, not finite, or given for no companion. Before the first step, for a compiled
+            loss that takes probabilities.
     """
 
     def __init__(
