@@ -297,21 +297,29 @@ def reader():
     return run
 
 
-COSTLY = hostile_inputs.costly_requests()
-
-
-@pytest.mark.parametrize("name", COSTLY)
-def test_no_file_takes_long_for_its_size(reader, name):
-    """Those that are allowed have a quarter of what a request may cost."""
-    files, is_allowed = COSTLY[name]
-    begun, refusal = time.process_time(), ""
+def processor_seconds(function, argument):
+    begun = time.process_time()
     try:
-        reader(tf.constant(files))
+        function(argument)
     except tf.errors.InvalidArgumentError as error:
-        refusal = error.message
-    assert time.process_time() - begun < 1
+        return time.process_time() - begun, error.message
+    return time.process_time() - begun, ""
+
+
+def test_no_file_takes_long_for_its_size(reader):
+    """Those that are allowed have a quarter of what a request may cost.
+
+    A second, or as long as this machine needs to inflate half a gigabyte, where it is slower or
+    has other work beside.
+    """
+    reader(tf.constant([encode(scene(8, 8), "PNG")]))  # a test's seed undoes TensorFlow's kernels
+    packed = zlib.compress(bytes(2**26))
+    inflating, _ = processor_seconds(zlib.decompress, packed)
     limits = ("an image of more compressed data", "images of more than")
-    assert any(limit in refusal for limit in limits) != is_allowed, refusal
+    for name, (files, is_allowed) in hostile_inputs.costly_requests().items():
+        seconds, refusal = processor_seconds(reader, tf.constant(files))
+        assert seconds < max(1, 8 * inflating), name
+        assert any(limit in refusal for limit in limits) != is_allowed, (name, refusal)
 
 
 def test_what_a_request_may_cost_is_for_all_its_files(reader):
