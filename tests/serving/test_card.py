@@ -77,6 +77,13 @@ def test_the_card_for_programs_has_the_same(export):
     assert min(told["speed"]["milliseconds"].values()) > 0
     files = [path for path in (export / "1").rglob("*") if path.is_file()]
     assert told["bytes"] == sum(path.stat().st_size for path in files)
+    # Nothing that was not asked for.
+    assert not {"calibration", "quantized"} & told.keys()
+    assert not list(export.rglob("*.tflite"))
+    page = (export / "README.md").read_text("utf-8")
+    assert "The probabilities are not calibrated." in page
+    assert "emperature" not in page
+    assert "LiteRT" not in page
 
 
 def test_the_fingerprint_is_that_of_the_version(export):

@@ -37,6 +37,15 @@ def test_images(
             classes than the model's, or may be among those that it was trained on.
         DataError: if the data set cannot be read.
     """
+    return _images(path, model, other_data, labels, "test")
+
+
+def training_images(path: Path, model: keras.Model) -> data.ImageData:
+    """Load the images that a model was trained on, as `test_images`. They may have changed."""
+    return _images(path, model, None, None, "train")
+
+
+def _images(path, model, other_data, labels, split):
     fields, recorded = models.of_training(path)
     name = other_data or fields.get("data")
     if name is None:
@@ -50,7 +59,7 @@ def test_images(
         if None not in shape and (other_data or not options.get("image_size")):
             options["image_size"] = shape[:2]
     is_other = bool(other_data) and not _is_same(name, fields.get("data"))
-    images = data.load(name, "test", whole=is_other, **options)
+    images = data.load(name, split, whole=is_other, **options)
     for note in images.notes:
         say(note, error=True)
     sides = zip(shape, images.image_shape, strict=True)
@@ -58,7 +67,7 @@ def test_images(
         raise UsageError(
             f"{images.name} has images of the shape {images.image_shape}; the model's are {shape}."
         )
-    if not other_data:
+    if not other_data and split == "test":
         _refuse_changed(recorded, images)
     names = models.label_names(path, labels)
     return _with_labels_of_the_model(images, names, model.output_shape[-1])

@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from zoo import exports
 from zoo.commands import models
@@ -27,6 +27,10 @@ class Exportable(NamedTuple):
     """The facts for the card, as `zoo.serving.card.record` makes them."""
     examples: Path
     """A folder of PNG files for the examples. It need not exist."""
+    trained_at: Path | None = None
+    """The run, or the version of an export, that knows the images; None for a file."""
+    calibration: dict[str, Any] | None = None
+    """The temperature of the export before; see `zoo.serving.calibrating`."""
     exits: bool = False
     top_k: int = 5
     tolerance: float | None = None
@@ -34,7 +38,13 @@ class Exportable(NamedTuple):
 
 
 def find_exportable(
-    model: str, labels: Path | None, repeats: Sequence[Path], own_recipe: Path | None = None
+    model: str,
+    labels: Path | None,
+    repeats: Sequence[Path],
+    own_recipe: Path | None = None,
+    *,
+    calibrate: bool = False,
+    quantize: bool = False,
 ) -> Exportable:
     """Return what is known of a model that is to be exported.
 
@@ -45,9 +55,12 @@ def find_exportable(
         labels: a file with one class a line; required for a .keras file.
         repeats: runs of the same recipe with other seeds, or their exports; for a run.
         own_recipe: the file of the run's recipe, if it is one of your own.
+        calibrate: whether it needs held-out images, to fit a temperature on.
+        quantize: whether it needs training images and test images.
 
     Raises:
-        UsageError: if `model` is none of these, or if the labels are missing or unreadable.
+        UsageError: if `model` is none of these, if the labels are missing or unreadable, or if it
+            has no images of the kind that is needed.
         RepeatError: if a repeat is neither a finished run nor an export of one.
     """
     path = models.find(model)
@@ -56,11 +69,36 @@ def find_exportable(
     run = Run(path)
     if repeats and not run.is_finished:
         raise UsageError(f"--repeats are runs beside a run; {str(path)!r} is not a finished run.")
+    if calibrate:
+        _require_held_out(run)
     if run.is_finished:
         return _from_run(run, labels, repeats, own_recipe)
     if path.is_dir():
-        return _from_export(path, labels)
+        return _from_export(path, labels, quantize)
+    if quantize:
+        _refuse_without_images(path)
     return _from_file(path, labels)
+
+
+def _refuse_without_images(path: Path) -> NoReturn:
+    raise UsageError(
+        f"--quantize needs the images of the training, and {path} does not say which they are: "
+        "export the run."
+    )
+
+
+def _require_held_out(run: Run) -> None:
+    """Refuse a model without images that it was neither trained on nor is judged on."""
+    if not run.is_finished:
+        raise UsageError(
+            f"--calibrate needs the images that a run held out; {run.folder} is no run: export the "
+            "run."
+        )
+    if run.results["evaluated_on"] != "validation":
+        raise UsageError(
+            f"--calibrate needs images that were neither trained on nor tested on; {run.folder} "
+            "held out none. Train it again with --validation 0.1, and export that run."
+        )
 
 
 def _from_run(
@@ -72,7 +110,7 @@ def _from_run(
 
     record = card.record(run.folder) | {"repeats": [card.repeat(repeat) for repeat in repeats]}
     out = Path("saved_models") / _name(run, own_recipe)
-    return Exportable(run.folder, names, out, record, run.examples)
+    return Exportable(run.folder, names, out, record, run.examples, run.folder)
 
 
 def _name(run: Run, own_recipe: Path | None) -> str:
@@ -100,7 +138,7 @@ def _from_file(file: Path, labels: Path | None) -> Exportable:
     return Exportable(file, names, Path("saved_models") / file.stem, {}, Run(file).examples)
 
 
-def _from_export(folder: Path, labels: Path | None) -> Exportable:
+def _from_export(folder: Path, labels: Path | None, quantize: bool = False) -> Exportable:
     names = models.read_labels(labels) if labels else None
     import_tensorflow()
     from zoo.models import pretrained
@@ -112,6 +150,8 @@ def _from_export(folder: Path, labels: Path | None) -> Exportable:
         version, facts = pretrained.read_card(version)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if quantize and not facts["training"]:
+        _refuse_without_images(version)
     base = version.resolve().parent
     own = base in [own.resolve() for own in exports.own_names().values()]
     return Exportable(
@@ -121,6 +161,9 @@ def _from_export(folder: Path, labels: Path | None) -> Exportable:
         out=Path("saved_models") / base.name if own else base,
         record=card.again(facts),
         examples=version / exports.EXAMPLES,
+        trained_at=version,
+        # Else the export made again would give other probabilities.
+        calibration=facts.get("calibration"),
         exits=bool(facts["exits"]),
         top_k=facts["top_k"],
         tolerance=facts["tolerance"],

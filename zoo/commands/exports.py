@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -29,6 +29,9 @@ def export(
     repeats: tuple[Path, ...] = (),
     tolerance: float | None = None,
     max_batch: int | None = None,
+    calibrate: bool = False,
+    quantize: tuple[Literal["int8", "float"], ...] = (),
+    quantize_loss: float = 1.0,
     recipe: Path | None = None,
 ) -> None:
     """Make a SavedModel for TensorFlow Serving, and check it as a server would load it.
@@ -52,16 +55,26 @@ def export(
         tolerance: Largest difference of a probability from Keras.
         max_batch: Number of images that a request may have, at least 32.
             Default: by the size of the images, up to 256; or that of the export before.
+        calibrate: Fit a temperature on the validation images of a run, and answer with it.
+            Probabilities change; the most probable classes do not. The card has the effect.
+        quantize: LiteRT files to add for phones: int8, float, or both.
+            int8 calculates with whole numbers. Each is compared with Keras on the test images.
+        quantize_loss: Points of accuracy that a LiteRT file may lose.
+            If one loses more, nothing is exported.
         recipe: File of the run's recipe.
             Needed only for a recipe of your own that you never trained with on this machine.
     """
     limits = {"--version": (version, 1, 2**63 - 1), "--top-k": (top_k, 1, 2**31 - 1)}
+    check_number("--quantize-loss", quantize_loss, 0, 100)
     for flag, (value, least, most) in {**limits, "--tolerance": (tolerance, 0, 1)}.items():
         if value is not None:
             check_number(flag, value, least, most)
     formats = tuple(name.strip() for name in also.split(",") if name.strip())
-    source = find_exportable(model, labels, repeats, recipe)
+    source = find_exportable(
+        model, labels, repeats, recipe, calibrate=calibrate, quantize=bool(quantize)
+    )
     out, exits = out or source.out, exits or source.exits
+    from zoo.commands import refining
     from zoo.commands.predicting import read_images
     from zoo.saving import load_model
     from zoo.serving import card, converting, exporting
@@ -84,9 +97,19 @@ def export(
         keras_file=keras_file,
         tolerance=source.tolerance if tolerance is None else tolerance,
         max_batch=source.max_batch if max_batch is None else max_batch,
+        **refining.refined(
+            source,
+            out,
+            trained,
+            recipe,
+            calibrate=calibrate,
+            forms=quantize,
+            most_lost=quantize_loss,
+        ),
         progress=say,
     )
     say(f"Exported and checked as a server would load it: {path}")
+    refining.said(exports.card(path))
     for name in formats:
         converted, difference = converting.convert(path, name)
         say(f"{name}: {converted}. The largest difference from Keras is {difference:.1e}.")

@@ -251,7 +251,11 @@ def _records(path: Path) -> tuple[dict[str, Any], Any]:
         return results, results.get("teacher")
     version = exports.newest(path, (exports.CARD,))
     card = exports.card(version) if version else {}
-    return card.get("results") or {}, (card.get("training") or {}).get("teacher")
+    results = card.get("results") or {}
+    if calibration := card.get("calibration"):  # the results are those before it
+        errors = calibration.get("measured_on", {}).get("calibration_error", {})
+        results |= {"calibration_error": errors.get("after")}
+    return results, (card.get("training") or {}).get("teacher")
 
 
 def _examples(path: Path) -> list[Path]:

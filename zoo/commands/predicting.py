@@ -7,12 +7,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from zoo import data, measures, tables
+from zoo import data, exports, measures, tables
 from zoo.commands import models
 from zoo.commands.sending import png_or_jpeg
 from zoo.data.decoding import NO_IMAGE
 from zoo.errors import UsageError
+from zoo.runs import Run
 from zoo.saving import load_model, shipped
+from zoo.serving import calibrating
 from zoo.terminal import say
 
 Show = Callable[[list[Path], list[list[tuple[str, float]]], int], None]
@@ -22,7 +24,8 @@ _AT_ONCE = 256  # images whose pixels are in memory together
 def load(path: Path, own_recipe: Path | None = None) -> keras.Model:
     """Load a model, raw pixels (batch, h, w, c) -> logits (batch, classes).
 
-    The probabilities p of a foreign model become logits: softmax(log p) = p.
+    The probabilities p of a foreign model become logits: softmax(log p) = p. Those of an export
+    are divided by its temperature, if it has one.
 
     Arguments:
         path: a model, as `zoo.commands.models.find` returns it.
@@ -40,7 +43,7 @@ def load(path: Path, own_recipe: Path | None = None) -> keras.Model:
             "height, width, channels) to (None, classes)."
         )
     if path.is_dir():  # runs and exports give logits
-        return model
+        return _tempered(model, path)
     sides = [side or 32 for side in model.input_shape[1:]]
     noise = np.random.default_rng(0).integers(0, 256, (2, *sides)).astype("float32")
     answers = np.asarray(model(noise, training=False), "float32")
@@ -48,6 +51,17 @@ def load(path: Path, own_recipe: Path | None = None) -> keras.Model:
         return model
     logits = keras.ops.log(keras.ops.maximum(model.output, 1e-30))
     return keras.Model(model.input, logits)
+
+
+def _tempered(model, path):
+    """Return the model of an export with the logits that the export answers with."""
+    version = None if Run(path).has_model else exports.newest(path)
+    calibration = exports.card(version).get("calibration") if version else None
+    temperature = calibrating.temperature_of(calibration)
+    if temperature == 1:
+        return model
+    divided = keras.layers.Rescaling(1 / temperature, dtype="float32")
+    return keras.Model(model.input, divided(model.output))
 
 
 def read_images(

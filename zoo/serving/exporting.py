@@ -9,7 +9,7 @@ import contextlib
 import pathlib
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -23,7 +23,16 @@ from zoo.markup import python, shell
 from zoo.models import pretrained
 from zoo.precision import in_float32
 from zoo.saving import shipped, supervised
-from zoo.serving import card, example_requests, publishing, signatures, verifying, warmup
+from zoo.serving import (
+    calibrating,
+    card,
+    example_requests,
+    publishing,
+    quantizing,
+    signatures,
+    verifying,
+    warmup,
+)
 from zoo.serving.server_runtime import ServerRuntime
 
 # The runtime fuses operations that Keras runs one by one, so float32 rounds otherwise. On AVX-512
@@ -45,6 +54,8 @@ def export_savedmodel(
     keras_file: pathlib.Path | str | None = None,
     tolerance: float | None = None,
     max_batch: int | None = None,
+    calibration: Mapping[str, Any] | None = None,
+    quantized: quantizing.Quantizing | None = None,
     progress: Callable[[str], object] | None = None,
 ) -> pathlib.Path:
     """Write `model` as a new version under `directory`, check it, and publish it by one rename.
@@ -77,16 +88,21 @@ def export_savedmodel(
         tolerance: largest difference of a probability from Keras, in (0, 1). Default: 1e-5.
         max_batch: how many images a request may have, at least 32. Default: 256, or the power of
             two of which the images have 2^18 pixels together.
+        calibration: the temperature that the logits are divided by, and how it was found, as
+            `zoo.serving.calibrating.calibration` returns it; {"temperature": 2.4} is enough.
+            Default: 1. Signatures answer with these probabilities; of `exits`, "output" does.
+        quantized: the LiteRT files to make for phones, and the images to compare them on.
         progress: a function that gets a line of text at the begin of each step that takes seconds.
 
     Returns:
         The path of the version. Until it is complete, there is only a hidden folder `.export-*`.
 
     Raises:
-        ExportError: if the model, the labels or the version cannot be served; if a model in 16 bits
-            cannot be made again in 32; under a Keras backend other than TensorFlow; if the written
-            files do not answer as the model does; if the newest version in `directory` has other
-            labels, another image shape or other data. Nothing is written then.
+        ExportError: if the model, the labels, the temperature or the version cannot be served; if a
+            model in 16 bits cannot be made again in 32; under a Keras backend other than
+            TensorFlow; if the written files do not answer as the model does; if a LiteRT file loses
+            too much accuracy; if the newest version in `directory` has other labels, another image
+            shape or other data. Nothing is written then.
         FileExistsError: if the version exists. Versions are never overwritten.
     """
     labels, base = list(labels), pathlib.Path(directory)
@@ -100,20 +116,23 @@ def export_savedmodel(
     if tolerance is not None and not 0 < tolerance < 1:
         raise ExportError(f"Received tolerance={tolerance}; expected a number between 0 and 1.")
     max_batch = signatures.checked_max_batch(max_batch, model.input_shape[1:])
+    temperature = calibrating.temperature_of(calibration)
     images, image_names = _check_images(model, images, image_names, max_batch)
     photograph, upright = example_requests.photograph(images[0])
     shown = np.concatenate([images, upright[np.newaxis]])
-    probabilities, at_exits = _answers(model, every_exit, shown, keras_file)
+    probabilities, at_exits = _answers(model, every_exit, shown, keras_file, temperature)
     facts = card.facts(
         model,
         labels,
         record=record,
-        weights=_factories(keras_file, shown, probabilities),
+        weights=_factories(keras_file, shown, probabilities, temperature),
         top_k=min(top_k, len(labels)),
         exits=list(every_exit.output) if every_exit else [],
         tolerance=TOLERANCE if tolerance is None else tolerance,
         max_batch=max_batch,
     )
+    if calibration:
+        facts["calibration"] = dict(calibration)
 
     with publishing.hidden(base) as hidden:
         say("Tracing the signatures ...")
@@ -125,6 +144,7 @@ def export_savedmodel(
             every_exit,
             max_batch=max_batch,
             resizing=card.resizing_of(record),
+            temperature=temperature,
         )
         _save(module, functions, draft)
         _write_labels(draft, labels)
@@ -136,6 +156,9 @@ def export_savedmodel(
         warmup.write(draft, base.name, images[0], first, exits=every_exit is not None)
         if keras_file:
             shutil.copyfile(keras_file, draft / exports.MODEL)
+        if quantized:
+            say(f"Making LiteRT files ({', '.join(quantized.forms)}) ...")
+            facts["quantized"] = quantizing.write(draft, model, quantized, temperature)
         facts["fingerprint"] = card.fingerprint(draft)
         (draft / exports.CARD).write_text(card.as_json(facts), encoding="utf-8")
         exports.write_checksums(draft)
@@ -298,7 +321,7 @@ def _check_images(model, images, names, max_batch):
     return images, names
 
 
-def _answers(model, every_exit, images, keras_file=None):
+def _answers(model, every_exit, images, keras_file=None, temperature=1.0):
     """Return Keras' probabilities for the examples, and those of every exit."""
     images = images.astype("float32")
     with tf.device("CPU"):
@@ -310,8 +333,12 @@ def _answers(model, every_exit, images, keras_file=None):
         )
     if logits.min() >= 0 and np.allclose(logits.sum(axis=1), 1, atol=1e-2):
         raise ExportError(_probabilities_told(model, keras_file))
-    exits = exits and {depth: verifying.softmax(scores) for depth, scores in exits.items()}
-    return verifying.softmax(logits), exits
+    probabilities = verifying.softmax(logits, temperature)
+    exits = exits and {
+        depth: verifying.softmax(scores, temperature if depth == "output" else 1)
+        for depth, scores in exits.items()
+    }
+    return probabilities, exits
 
 
 def _probabilities_told(model, keras_file):
@@ -333,7 +360,7 @@ def _probabilities_told(model, keras_file):
     )
 
 
-def _factories(keras_file, images, probabilities):
+def _factories(keras_file, images, probabilities, temperature):
     """Return which of "nin" and "nin_dsn" take the weights of the file without further arguments.
 
     Raises:
@@ -342,7 +369,7 @@ def _factories(keras_file, images, probabilities):
     if keras_file is None:
         return []
     model = keras.models.load_model(keras_file, compile=False)
-    of_file, _ = _answers(_parts(model, exits=False)[0], None, images)
+    of_file, _ = _answers(_parts(model, exits=False)[0], None, images, temperature=temperature)
     if of_file.shape != probabilities.shape or abs(of_file - probabilities).max() > TOLERANCE:
         raise ExportError(
             f"Received keras_file={str(keras_file)!r}, which does not answer as the model does; "

@@ -48,6 +48,7 @@ def module(
     *,
     max_batch: int,
     resizing: str = "squash",
+    temperature: float = 1.0,
 ) -> tuple[tf.Module, dict[str, Any]]:
     """Return (the module to save, its signatures by name).
 
@@ -60,22 +61,24 @@ def module(
         exits: maps the same pixels to {depth: logits}. It becomes a signature of its own.
         max_batch: how many images a request may have.
         resizing: the way in which files are resized; see `zoo.serving.decoding.decode`.
+        temperature: what the logits are divided by. The companions' are not: it was fitted on those
+            of the output.
     """
     height, width, channels = model.input_shape[1:]
     images_spec = tf.TensorSpec((None, height, width, channels), tf.float32, "images")
-    signatures = _answering(model, labels, top_k, images_spec, max_batch, resizing)
+    signatures = _answering(model, labels, top_k, images_spec, max_batch, resizing, temperature)
     if exits is not None:
-        signatures["exits"] = _every_exit(exits, images_spec, max_batch)
+        signatures["exits"] = _every_exit(exits, images_spec, max_batch, temperature)
     saved = tf.Module()
     saved.weights = [weight.value for weight in (exits or model).weights]
     return saved, signatures
 
 
-def _answering(model, labels, top_k, images_spec, max_batch, resizing):
+def _answering(model, labels, top_k, images_spec, max_batch, resizing, temperature):
     """Return the three signatures that answer with the output of the model."""
 
     def answer(images):
-        probabilities = _softmax(model(_checked(images), training=False))
+        probabilities = _softmax(model(_checked(images), training=False), temperature)
         scores, ids = tf.math.top_k(probabilities, min(top_k, len(labels)))
         # The batch is the first dimension of every output. Otherwise a server neither batches
         # requests nor answers in rows.
@@ -112,13 +115,16 @@ def _answering(model, labels, top_k, images_spec, max_batch, resizing):
     }
 
 
-def _every_exit(exits, images_spec, max_batch):
+def _every_exit(exits, images_spec, max_batch, temperature):
     """Return the signature that answers with the output of every depth."""
 
     @tf.function(input_signature=[images_spec])
     def every_exit(images):
         images = _checked(_few(tf.ensure_shape(images, images_spec.shape), max_batch))
-        return {depth: _softmax(score) for depth, score in exits(images, training=False).items()}
+        return {
+            depth: _softmax(logits, temperature if depth == "output" else 1)
+            for depth, logits in exits(images, training=False).items()
+        }
 
     return every_exit
 
@@ -136,8 +142,9 @@ def _checked(images):
     return tf.debugging.check_numerics(images, "the images hold NaN or infinity")
 
 
-def _softmax(logits):
+def _softmax(logits, temperature):
     logits = tf.cast(logits, tf.float32)
+    logits = logits if temperature == 1 else logits / temperature
     return tf.nn.softmax(tf.debugging.check_numerics(logits, "the model overflows on these images"))
 
 

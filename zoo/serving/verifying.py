@@ -18,7 +18,7 @@ from zoo.errors import ZooError
 from zoo.exports import ExportError
 from zoo.precision import in_float32
 from zoo.saving import shipped, supervised
-from zoo.serving import example_requests, hostile_inputs, warmup
+from zoo.serving import calibrating, example_requests, hostile_inputs, quantizing, warmup
 from zoo.serving._c_api import Stopped
 from zoo.serving.server_runtime import Arrays, ServerRuntime, body_of, feeds_of
 
@@ -74,6 +74,8 @@ def verify(
         checks += answers(server, version, model=model, tolerance=tolerance)
         checks += _hostile(server, version)
         checks += _bounds(server, version)
+    if found := quantizing.check(version, exports.card(version)):
+        checks.append(Check("LiteRT", *found))
     if version.name.isdecimal():
         checks.append(beside(version))
     return checks
@@ -111,7 +113,8 @@ def answers(
     ]
     if model is not None:
         model = in_float32(model)  # as the export does
-        checks.append(_check("Keras, the model", _model, server, model, tolerance))
+        temperature = calibrating.temperature_of(exports.card(version).get("calibration"))
+        checks.append(_check("Keras, the model", _model, server, model, tolerance, temperature))
     checks.append(_check("warm-up", _warm_up, server, version))
     images = _pixels(stored)
     checks.append(_check("batches", _batches, server, images, tolerance))
@@ -189,7 +192,7 @@ def _example(server, example, labels, tolerance):
     return difference <= tolerance, f"{count} images, {_of(difference)}; {tolerance:.0e} allowed"
 
 
-def _model(server, model, tolerance):
+def _model(server, model, tolerance, temperature):
     """Compare with the model itself: noise, black, white, and every exit."""
     trunk = shipped(model)
     shape = trunk.input_shape[1:]
@@ -197,14 +200,16 @@ def _model(server, model, tolerance):
     images = np.concatenate([images, [np.zeros(shape, "float32"), np.full(shape, 255.0)]])
     images = images.astype("float32")
     answer = server.answer("serving_default", {"images": images})
-    differences = [np.abs(answer["probabilities"] - probabilities(trunk, images)).max()]
+    expected = probabilities(trunk, images, temperature)
+    differences = [np.abs(answer["probabilities"] - expected).max()]
     if "exits" in server.signatures:
         if not (within := supervised(model)):
             return False, "the export has exits; the model has no companions"
-        expected = within.exits_model()(images, training=False)
+        exits = within.exits_model()(images, training=False)
         depths = server.answer("exits", {"images": images})
-        for depth, logits in expected.items():
-            differences.append(np.abs(depths[depth] - softmax(logits)).max())
+        for depth, logits in exits.items():
+            expected = softmax(logits, temperature if depth == "output" else 1)
+            differences.append(np.abs(depths[depth] - expected).max())
     largest = np.max(differences)
     return largest <= tolerance, f"{len(images)} images, {_of(largest)}"
 
@@ -213,16 +218,20 @@ def _of(difference: float) -> str:
     return f"largest difference {difference:.1e}"
 
 
-def probabilities(model: keras.Model, images: np.ndarray) -> np.ndarray:
+def probabilities(model: keras.Model, images: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Return Keras' probabilities, on the CPU: float32 pixels (n, h, w, c) -> (n, classes)."""
     # A GPU multiplies in TensorFloat-32, which is right to three digits.
     with tf.device("CPU"):
-        return softmax(model(images, training=False))
+        return softmax(model(images, training=False), temperature)
 
 
-def softmax(logits: object) -> np.ndarray:
-    """Return probabilities, float64 in NumPy, for logits (n, classes), a tensor of any type."""
-    return measures.softmax(keras.ops.convert_to_numpy(keras.ops.cast(logits, "float32")))
+def softmax(logits: object, temperature: float = 1.0) -> np.ndarray:
+    """Return softmax(logits / temperature), float64 in NumPy: (n, classes) -> (n, classes).
+
+    The logits may be a tensor of any type.
+    """
+    scores: np.ndarray = keras.ops.convert_to_numpy(keras.ops.cast(logits, "float32"))
+    return measures.softmax(scores / np.float32(temperature))
 
 
 def _warm_up(server, version):
