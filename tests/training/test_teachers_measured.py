@@ -145,13 +145,13 @@ def test_a_teacher_of_other_pixels_is_noticed_and_prepared(file, data, tmp_path)
 
 def test_a_teacher_is_measured_once_in_a_run(file, data, tmp_path, monkeypatch):
     measured = []
-    once = measuring._answers
+    once = measuring.answers
 
     def counted(model, images):
         measured.append(model)
         return once(model, images)
 
-    monkeypatch.setattr(measuring, "_answers", counted)
+    monkeypatch.setattr(measuring, "answers", counted)
     with pytest.raises(zoo.training.TimeUp):
         train(file, teacher(), data, tmp_path, minutes=0.001, epochs=3)
     assert len(measured) == 1
@@ -232,7 +232,7 @@ def test_a_single_output_is_the_second_of_two_classes(last, expected):
     dense.set_weights([np.ones((1, 1)), np.array([-128.0])])
     pixels = np.array([[0], [255], [250], [9]], "uint8").repeat(4, axis=1).reshape(4, 2, 2, 1)
     data = ImageData("made", "train", pixels, np.array([0, 1, 1, 0]), ("dark", "light"))
-    answers = measuring._answers(model, data)
+    answers = measuring.answers(model, data)
     assert measuring._accuracy(answers, data.labels, None)[0] == expected
 
 
@@ -246,8 +246,8 @@ def test_no_more_images_are_measured_than_needed(monkeypatch):
 
 def test_outputs_of_another_kind_are_not_measured():
     inputs = keras.Input(SIZE)
-    assert measuring._answers(keras.Model(inputs, {"a": inputs, "b": inputs}), images()) is None
-    assert measuring._answers(keras.Model(inputs, inputs), images()) is None
+    assert measuring.answers(keras.Model(inputs, {"a": inputs, "b": inputs}), images()) is None
+    assert measuring.answers(keras.Model(inputs, inputs), images()) is None
 
 
 # Loading.

@@ -13,6 +13,7 @@ import tyro
 
 import zoo
 from zoo.commands.demo import demo
+from zoo.commands.distilling import distill
 from zoo.commands.exports import export, reproduce, verify
 from zoo.commands.finetuning import finetune, in_full
 from zoo.commands.parsing import parse
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_recipes,
     "train": train,
     "finetune": finetune,
+    "distill": distill,
     "tune": tune,
     "pack": pack,
     "evaluate": evaluate,

@@ -12,6 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from zoo import exports
 from zoo import recipe as recipes
+from zoo.commands import distilling
 from zoo.commands.output import FOR_PEOPLE, AsForm, Form
 from zoo.commands.parsing import parse
 from zoo.commands.tensorflow import import_tensorflow
@@ -259,7 +260,9 @@ OF_A_RECIPE: dict[str, tuple[Any, type, Any]] = {
     "train": (train, TrainOptions, _train),
     "tune": (tune, TuneOptions, _tune),
     "pack": (pack, PackOptions, _pack),
+    "distill": (distilling.distill, distilling.DistillOptions, distilling.carry_out),
 }
+_RECIPE_OF = {"distill": distilling.RECIPE}  # a command that is about one recipe
 
 
 def carry_out(name: str, arguments: Sequence[str]) -> None:
@@ -267,16 +270,22 @@ def carry_out(name: str, arguments: Sequence[str]) -> None:
 
     Arguments:
         name: the command.
-        arguments: the recipe, then flags. Without a recipe, the command's general help or error.
+        arguments: the recipe, unless the command is about one, then flags. Without a recipe, the
+            command's general help or error.
 
     Raises:
         UsageError: if the flags are wrong.
         RecipeError: if there is no such recipe.
     """
     without_recipe, other_flags, run = OF_A_RECIPE[name]
-    if not arguments or arguments[0].startswith("-"):
+    if name in _RECIPE_OF:
+        prog = f"zoo {name}"
+        arguments = [_RECIPE_OF[name], *distilling.in_full(arguments)]
+    elif not arguments or arguments[0].startswith("-"):
         parse(tyro.cli, without_recipe, prog=f"zoo {name}", args=arguments)
         return
+    else:
+        prog = f"zoo {name} {arguments[0]}"
     file = recipes.find(arguments[0])
     import_tensorflow()
     recipe_class = recipes.load(file)
@@ -287,6 +296,5 @@ def carry_out(name: str, arguments: Sequence[str]) -> None:
         options: OmitArgPrefixes[Annotated[other_flags, arg(name="")]]  # type: ignore[valid-type]
 
     Command.__doc__ = recipes.title(file)
-    prog = f"zoo {name} {arguments[0]}"
     command = parse(tyro.cli, Command, prog=prog, args=arguments[1:])
     run(command.recipe, file, command.options, arguments[1:])

@@ -49,7 +49,8 @@ def write(run, model, data):
         "confidence_maps": _confidence_maps(model, images, labels, probabilities, names),
     }
     counts = measures.confusion_counts(labels, predictions, len(names))
-    page = _render(
+    page = render(
+        _TEMPLATE,
         recipe=recipe,
         versions=versions,
         results=results,
@@ -143,11 +144,11 @@ def _save(drawings, folder):
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=200)
         files.write(file, png.getvalue())
-        drawn[name] = _svg(figure, name)
+        drawn[name] = svg(figure, name)
     return drawn
 
 
-def _svg(figure, name):
+def svg(figure, name):
     """Return a figure as SVG for the page, whose colours follow the page's.
 
     Letters are paths, so no name of a class can be markup.
@@ -162,9 +163,21 @@ def _svg(figure, name):
     return Markup(re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text))
 
 
-def _render(**content):
+def render(file, **content):
+    """Return a page of the zoo's look: a template of HTML that is filled in.
+
+    Arguments:
+        file: the template. It has the filters "percent" and "duration", and the values "css" and
+            "script" for the elements of these names.
+        content: further values.
+    """
     filters = {"percent": _percent, "duration": _duration}
-    return template(_TEMPLATE, filters).render(content)
+    look = {name: Markup(_read(f"page.{end}")) for name, end in (("css", "css"), ("script", "js"))}
+    return template(file, filters).render(**look, **content)
+
+
+def _read(name):
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def _percent(share, digits=2):

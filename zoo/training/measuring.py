@@ -1,5 +1,7 @@
 """Measure a model over labelled images, and the teachers before a training."""
 
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 # Enough to tell a teacher from chance, in seconds.
 _MOST_IMAGES = 2000
 _BATCH = 64
+_TURNS = 30
 
 
 def measure(model: keras.Model, images: ImageData) -> tuple[np.ndarray, float]:
@@ -46,12 +49,12 @@ def measure_teachers(session: "Session") -> None:
     images = _some(session.judging if held_out else session.training)
     position["teachers"] = []
     for name, teacher in zip(names, teachers, strict=True):
-        answers = None if teacher is None else _answers(teacher, images)
+        given = None if teacher is None else answers(teacher, images)
         # Knowledge of features may come from a teacher of other classes.
-        other_classes = answers is not None and answers.shape[1] != images.classes
-        if answers is None or (other_classes and model.class_map is None):
+        other_classes = given is not None and given.shape[1] != images.classes
+        if given is None or (other_classes and model.class_map is None):
             continue
-        accuracy, examples, chance = _accuracy(answers, images.labels, model.class_map)
+        accuracy, examples, chance = _accuracy(given, images.labels, model.class_map)
         found = {
             "name": name,
             "accuracy": accuracy,
@@ -87,29 +90,52 @@ def _some(images: ImageData) -> ImageData:
     return images if images.examples <= most else images.subset(most)
 
 
-def _answers(model: keras.Model, images: ImageData) -> np.ndarray | None:
-    """Return a model's logits (n, classes); None if it gives something else."""
+def answers(model: keras.Model, images: ImageData) -> np.ndarray | None:
+    """Return a model's logits (n, classes) for n images; None if it gives something else.
 
-    # `model.predict` would leave its compiled function in the teacher.
-    def call(batch):
-        return model(batch, training=False)
-
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        call = tf.function(call, [tf.TensorSpec((None, *images.image_shape), tf.float32)])
+    A model that gives probabilities has their logarithms as logits.
+    """
+    call = _compiled(model, images.image_shape)
     outputs = [
         call(ops.convert_to_tensor(images.images[start : start + _BATCH], "float32"))
         for start in range(0, images.examples, _BATCH)
     ]
     if any(isinstance(output, (dict, list, tuple)) for output in outputs):
         return None
-    answers = np.concatenate(
+    values = np.concatenate(
         [ops.convert_to_numpy(ops.cast(output, "float32")) for output in outputs]
     )
-    if answers.ndim != 2:
+    if values.ndim != 2:
         return None
-    return ops.convert_to_numpy(two_or_more(logits_from(kind_of_values(answers), answers)))
+    return ops.convert_to_numpy(two_or_more(logits_from(kind_of_values(values), values)))
+
+
+def milliseconds(
+    models: Sequence[keras.Model], image_shape: tuple[int, int, int], batch: int = 1
+) -> list[float]:
+    """Return how long each model takes for a batch of images, compiled: the median of 30 turns."""
+    calls = [_compiled(model, image_shape) for model in models]
+    images = ops.convert_to_tensor(np.zeros((batch, *image_shape), "float32"))
+    seconds = np.zeros((_TURNS + 3, len(calls)))
+    for turn in seconds:
+        for index, call in enumerate(calls):
+            begun = time.perf_counter()
+            ops.convert_to_numpy(keras.tree.flatten(call(images))[0])
+            turn[index] = time.perf_counter() - begun
+    return [1000 * float(median) for median in np.median(seconds[3:], axis=0)]
+
+
+def _compiled(model: keras.Model, image_shape: tuple[int, int, int]) -> Callable[[Any], Any]:
+    """Return a function of images; `model.predict` would leave its compiled one in the model."""
+
+    def call(images: Any) -> Any:
+        return model(images, training=False)
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(call, [tf.TensorSpec((None, *image_shape), tf.float32)])
+    return call
 
 
 def _accuracy(
