@@ -1,4 +1,4 @@
-"""A NIN that learns CIFAR-10 in 8 epochs: not measured."""
+"""A NIN that learns CIFAR-10 in 12 epochs: 7.59 % test error, last epoch, 1 seed, 0.44 PFLOP."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,7 +17,7 @@ class Recipe(zoo.recipe.Recipe):
     """
 
     data: str = "cifar10"
-    epochs: int = 8
+    epochs: int = 12
     batch_size: int = 500
     learning_rate: float = 0.24
     """Learning rate of the first step. It falls in a line to zero."""

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -198,6 +199,13 @@ class Run:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
+
+    def copy_records(self, folder: Path) -> None:
+        """Copy recipe.json, versions.json, results.json and metrics.csv into another folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        names = ("recipe", "versions", "results")
+        for file in (*map(self._json, names), self.metrics_file):
+            shutil.copyfile(file, folder / file.name)
 
     def write_skipped(self, names: Sequence[str]) -> None:
         """Write skipped.txt, the files of the data that could not be read, one a line."""

@@ -16,6 +16,11 @@ def flag(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 minute", "2 minutes"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def percent(share: float | None, digits: int = 2) -> str:
     """Return a share as a percentage: 0.1234 -> "12.34 %", and None -> "-"."""
     return "-" if share is None else f"{100 * share:.{digits}f} %"

@@ -3,6 +3,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import re
 import typing
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from zoo.experiments.studies import convergence, drawing, dropout, dsn_fig2_exam
 from zoo.runs import Run, name_of
 from zoo.saving import load_model
 from zoo.tables import Table
+from zoo.text import counted
 
 PAGES = Path(__file__).parents[2] / "docs" / "results"
 # The studies that need no model, but only metrics.csv and results.json.
@@ -61,6 +63,32 @@ def test_the_page_of_a_study_begins_with_its_docstring(name):
     heading, _, text = study(name).__doc__.partition("\n")
     page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
     assert page.startswith(f"# {heading}\n\n{text.strip()}\n\n![{heading}]({name}.png)\n\n|")
+
+
+@pytest.mark.parametrize("name", studies.NAMES)
+def test_the_page_of_a_study_ends_with_what_would_be_written_now(name):
+    module = study(name)
+    recipes = sorted({fields.get("recipe", "small_net") for fields in module.RUNS.values()})
+    links = " and ".join(f"[recipes/{each}.py](../../recipes/{each}.py)" for each in recipes)
+    seeds = range(module.SEEDS)
+    runs = {str({"seed": seed, **fields}) for fields in module.RUNS.values() for seed in seeds}
+    which = "seed 0" if len(seeds) == 1 else f"seeds 0 to {seeds[-1]}"
+    minutes = counted(studies.MINUTES[name], "minute")
+    made_by = (
+        f"Made by `zoo figure {name}`: {counted(len(runs), 'run')}, {which} of {links}, {minutes} "
+        "of training in all on 2 cores (AMD EPYC), commit "
+    )
+    last = (PAGES / f"{name}.md").read_text(encoding="utf-8").splitlines()[-1]
+    assert last.startswith(made_by)
+    not_committed = " with changes that were not committed, so nobody can check out the code"
+    assert re.fullmatch(rf"[0-9a-f]{{7}}({not_committed})?\.", last.removeprefix(made_by))
+
+
+def test_the_list_of_the_pages_has_each_study_and_its_minutes():
+    text = (PAGES / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(\w+)\]\((\w+)\.md\) \| (\d+) \|", text, re.MULTILINE)
+    assert [(name, int(minutes)) for name, _, minutes in rows] == [*studies.MINUTES.items()]
+    assert all(name == page for name, page, _ in rows)
 
 
 @pytest.mark.parametrize("name", studies.NAMES)
@@ -157,7 +185,7 @@ def test_a_curve_is_the_mean_in_a_band_of_all_seeds():
     assert {(x, y) for x, y in corners} == {(1, 1), (1, 8), (2, 1), (2, 9)}
 
 
-def invented(folder, fields, errors, gradients):
+def invented(folder, fields, errors, gradients=(), seconds=60.0):
     """Write a run folder with these test errors (%) and mean square gradients; return the run."""
     folder.mkdir(parents=True)
     cls, given = recipe_of(fields)
@@ -171,7 +199,7 @@ def invented(folder, fields, errors, gradients):
     columns |= {f"gradient_mlpconv{n + 1}": of for n, of in enumerate(gradients)}
     with open(folder / "metrics.csv", "w", newline="") as file:
         csv.writer(file).writerows([columns, *zip(*columns.values(), strict=True)])
-    results = {"error_percent": errors[-1], "seconds": 60.0, "label_names": list("0123456789")}
+    results = {"error_percent": errors[-1], "seconds": seconds, "label_names": list("0123456789")}
     versions = {"commit": None, "dirty": True, "hardware": {"cores": 2, "cpu": "none"}}
     (folder / "recipe.json").write_text(
         json.dumps({"recipe": "small_net", "fields": dataclasses.asdict(recipe)})
@@ -213,13 +241,45 @@ def test_a_study_draws_and_tabulates_its_runs(name, seeds, tmp_path):
     page = (tmp_path / "out" / f"{name}.md").read_text()
     assert page.startswith(f"# {studies.title(name)}\n")
     assert table.markdown() in page
-    assert f"{seeds * len(module.RUNS)} runs" in page
+    runs = seeds * len(module.RUNS)
+    which = "seed 0" if seeds == 1 else f"seeds 0 to {seeds - 1}"
+    assert f": {runs} runs, {which} of [recipes/" in page
+    assert f", {runs} minutes of training in all on 2 cores (none), commit unknown with" in page
+    of_first = next(iter(finished.values()))[0]
+    records = Run(tmp_path / "out" / "records" / tmp_path.name / of_first.folder.name)
+    assert (records.fields, records.results) == (of_first.fields, of_first.results)
+    assert records.versions == of_first.versions
+    assert [*records.history] == [*of_first.history]
+
+
+def test_a_page_counts_each_run_and_its_time_once_and_in_english(tmp_path):
+    """A run that stands for several seeds or labels is one run."""
+    run = invented(tmp_path / "small_net" / "a", {}, [50.0])
+    for finished, counts in (
+        ({"a": [run]}, "1 run, seed 0 of "),
+        ({"a": [run, run, run], "b": [run, run, run]}, "1 run, seeds 0 to 2 of "),
+    ):
+        table = Table(("Net",), (("a",),))
+        studies.write("removal", Figure(), table, finished, tmp_path / "out")
+        last = (tmp_path / "out" / "removal.md").read_text().splitlines()[-1]
+        link = "[recipes/small_net.py](../../recipes/small_net.py)"
+        assert last == (
+            f"Made by `zoo figure removal`: {counts}{link}, 1 minute of training in all on 2 cores "
+            "(none), commit unknown with changes that were not committed, so nobody can check out "
+            "the code."
+        )
+    short = invented(tmp_path / "small_net" / "b", {}, [50.0], seconds=3.0)
+    studies.write("removal", Figure(), table, {"a": [short]}, tmp_path / "out")
+    page = (tmp_path / "out" / "removal.md").read_text()
+    assert ", less than a minute of training in all" in page
 
 
 def test_the_command_lists_the_studies(capsys):
     zoo.commands.main.main(["figure"])
     shown = capsys.readouterr().out
     assert all(name in shown and studies.title(name).split()[0] in shown for name in studies.NAMES)
+    rows = dict(re.findall(r"^(\w+) +(\d+) +\S", shown, re.MULTILINE))
+    assert rows == {name: str(minutes) for name, minutes in studies.MINUTES.items()}
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from zoo.experiments import tuning_table
 from zoo.experiments.tuning_search import Search
 from zoo.report import figures
 from zoo.runs import Run
+from zoo.text import counted
 from zoo.training import checkpoint
 
 pytestmark = pytest.mark.long
@@ -189,7 +190,8 @@ def test_a_trial_that_diverges_has_no_score_and_the_search_goes_on(file, capsys)
     folder = tune(file, 3)
     rates = [row["learning_rate"] for row in rows(folder)]
     assert set(rates) == {"0.1"}
-    assert f"{3 - len(rates)} further trials diverged" in (folder / "trials.md").read_text()
+    diverged = counted(3 - len(rates), "further trial")
+    assert f"{diverged} diverged" in (folder / "trials.md").read_text()
     assert capsys.readouterr().out.count("has no score: The loss became") == 3 - len(rates) > 0
 
 

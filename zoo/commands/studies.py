@@ -23,16 +23,18 @@ def figure(
         name: Name of a study. Without it, the studies are listed.
         seeds: Number of runs of each kind. Default: the number in the study.
         runs: Folder of the run folders.
-        out: Folder that gets NAME.png and NAME.md. Default: results/.
+        out: Folder that gets NAME.png and NAME.md, and records/ of the runs. Default: results/.
             In a copy of the repository, with all seeds of the study, docs/results/.
             A page of more seeds is not replaced.
     """
     from zoo.experiments import studies
 
     if name is None:
-        show(("study", "measurement"), [(study, studies.title(study)) for study in studies.NAMES])
+        rows = [(study, cost, studies.title(study)) for study, cost in studies.MINUTES.items()]
+        show(("study", "minutes", "measurement"), rows, right=("minutes",), unbroken=("study",))
         say()
         say("Make one with `zoo figure STUDY`. Finished runs are kept, stopped ones resumed.")
+        say("The minutes are those of all its runs, on 2 shared cores of an AMD EPYC.")
         return
     if name not in studies.NAMES:
         hint = did_you_mean(name, studies.NAMES, "`zoo figure` shows the studies.")

@@ -11,7 +11,7 @@ from zoo.recipe import names
 from zoo.report import figures
 from zoo.runs import Run
 from zoo.tables import Table
-from zoo.text import flag
+from zoo.text import counted, flag
 
 
 def write(search, oracle, console):
@@ -93,12 +93,13 @@ def _page(search, rows, failed):
             f"The table shows the error (%) on {examples} held-out training images after the last "
             "epoch. The test set was not opened. **The results hold for this budget only**: "
             + budget
-            + (f". {failed} further trials diverged." if failed else "."),
+            + (f". {counted(failed, 'further trial')} diverged." if failed else "."),
             f"The best: {code(command(search, rows[0]))}",
             "![The trials](trials.png)",
             table.markdown(),
-            f"Made by {code(made_by)} with the budget above: {minutes:.0f} minutes of training "
-            f"on {hardware['cores']} cores ({hardware['cpu']}), commit {commit}.\n",
+            f"Made by {code(made_by)} with the budget above: "
+            f"{counted(round(minutes), 'minute')} of training on "
+            f"{counted(hardware['cores'], 'core')} ({hardware['cpu']}), commit {commit}.\n",
         ]
     )
 

@@ -44,7 +44,7 @@ def nin(
             the name of a trained model, such as "mnist_student"; or the path of an export, a run
             folder or a `.keras` file. With another number of classes, all layers but the head are
             loaded. The files of an export are compared with their checksums and their card first.
-        variant: "modern", the recommended one, has batch normalization, He initialization and
+        variant: "modern", the default, has batch normalization, He initialization and
             linear class maps. "plain" is the same without normalization and with the papers'
             dropout of 0.5; "cnn" is "plain" without the 1 x 1 convolutions. "fast" is
             for short trainings, see recipes/cifar10_fast.py: six mlpconv layers of 3 x 3 with 64 to

@@ -31,9 +31,10 @@ def preset(
         model = zoo.nin_dsn((32, 32, 3), 10, **chosen.model)
         model.compile(chosen.optimizer, chosen.loss, metrics=["accuracy"])
 
-    "modern" is the recommended one. It has batch normalization, softmax, pooled heads, and a
-    companion weight of 0.3 that a cosine lowers to zero. On held-out images, other forms, weights
-    and fades made no difference beyond that between seeds: see docs/results/README.md.
+    "modern" is that of the zoo's trained models. It has batch normalization, softmax, pooled heads,
+    and a companion weight of 0.3 that a cosine lowers to zero. On held-out images, other forms,
+    weights and fades made no difference beyond that between seeds. Neither did no companions at
+    all, so nothing shows that it is better than `nin`: see docs/results/README.md.
 
     "official" is the released code, s9xie/DSN. It has one-vs-all squared hinges, and dense heads on
     the first convolution of each mlpconv layer, before its ReLU. The companions have weight 1.

@@ -9,6 +9,11 @@ Here only the companions differ. The net has a quarter of the width, softmax cro
 pooled companions. The learning rate follows a cosine to zero within the steps shown. The number of
 steps to an accuracy is interpolated linearly between two evaluations on the test set. At step 0 an
 untrained net counts as guessing.
+
+This does not test the paper's claim. The learning rate was chosen without companions. The
+companions are pooled heads of weight 0.3, and not the dense heads of weight 1 of the authors' code.
+The training is short. Three seeds leave the difference in the steps to 50 % uncertain by about 200
+steps (95 %).
 """
 
 import numpy as np

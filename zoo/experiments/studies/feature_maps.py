@@ -12,6 +12,10 @@ over the places of a map, and average it over all maps of mlpconv1. A map that i
 image counts as 0. We then average over all pairs of images of one class, and over all pairs of two
 classes, among the first 1,000 test images. A larger difference means that the maps of a class have
 more in common. The paper reports no such number.
+
+The measure does not favour either net. With companions all correlations are larger, of one class
+and of two, and their ratio stays about the same: 1.60 with companions, 1.53 without. We cannot tell
+the two pictures apart by eye.
 """
 
 import matplotlib

@@ -10,6 +10,9 @@ the median of its ten maps, which is transparent, to their maximum, which is yel
 The table shows two shares of the test images. In the first, the true class's map has the largest
 mean of the ten; this share is the accuracy. In the second, the true class's map holds the largest
 single value of all ten maps. The paper reports neither for these maps.
+
+The net of this picture is weak. In the trained net `cifar10_nin_dsn`, the true class's map has the
+largest mean in 92.4 % of the test images, and the largest single value in 82.5 %.
 """
 
 import matplotlib

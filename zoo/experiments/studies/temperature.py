@@ -6,6 +6,10 @@ lower ones.
 
 Here the teachers are those of `mnist_distillation`. The students have no regularization and train
 for 15 epochs.
+
+For 30 units three seeds do not tell T = 2.5 from T = 1 (Welch's test: p = 0.55). The table shows
+only that high temperatures hurt the narrow students: from T = 4 on their mean error is higher than
+that of the student alone.
 """
 
 import numpy as np

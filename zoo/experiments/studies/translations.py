@@ -7,6 +7,8 @@ tested on the first 1,000 test images, all moved by the same number of pixels. T
 mean over left, right, up and down, with black in the gap. The images have 28 x 28 pixels. The
 median image has 3 empty columns on either side and no empty row. So a move also cuts off a part of
 the image, for all heads alike.
+
+The nets are not fully trained: see `pooling_heads`.
 """
 
 import numpy as np
