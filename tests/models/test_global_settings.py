@@ -123,7 +123,7 @@ def test_a_dense_head_with_a_regularizer_is_refused_where_keras_cannot_add_it(se
 
 
 @pytest.mark.parametrize(
-    "chosen", [{"data_format": "channels_first"}, {"floatx": "float64"}, {"floatx": "float16"}]
+    "chosen", [{"data_format": "channels_first", "floatx": "float64"}, {"floatx": "float16"}]
 )
 def test_an_export_answers_as_the_net_does(chosen, settings, tmp_path):
     """Within the tolerance that it has without these settings; else it is not written."""

@@ -215,11 +215,13 @@ def test_every_model_learns_four_images_and_comes_back_from_a_file(name, tmp_pat
     model.compile(optimizer=keras.optimizers.Adam(0.003), loss=LOSS, metrics=["accuracy"])
     assert model.built
     model.fit(images, labels, epochs=60, verbose=0)
+    model.run_eagerly = True  # tracing a graph costs more than one batch
     assert model.evaluate(images, labels, verbose=0, return_dict=True)["accuracy"] == 1
     logits = model.predict(images, verbose=0)
     assert logits.dtype == np.float32
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
+    again.run_eagerly = True
     np.testing.assert_array_equal(again.predict(images, verbose=0), logits)
     trunk = getattr(model, "trunk", model)
     trunk.export(tmp_path / "export", verbose=False)
@@ -245,7 +247,7 @@ class InMemory(keras.utils.PyDataset):
 @pytest.mark.parametrize("form", [np.asarray, keras.ops.convert_to_tensor, InMemory])
 def test_scaled_pixels_are_warned_of_once(make, form):
     model = make((8, 8, 1), 3, **({"width": 0.05} if make is zoo.nin else {"hidden": (4,)}))
-    model.compile("sgd", zoo.SoftmaxCrossEntropy())
+    model.compile("sgd", zoo.SoftmaxCrossEntropy(), run_eagerly=True)
     raw = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1)).astype("float32")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -253,6 +255,7 @@ def test_scaled_pixels_are_warned_of_once(make, form):
             model.predict(form(images), verbose=0)
     for scaled in (raw / 255, raw / 127.5 - 1):
         again = type(model).from_config(model.get_config())  # it has not warned yet
+        again.run_eagerly = True
         with pytest.warns(UserWarning, match=r"received pixels in .*It expects 0\.\.255"):
             again.predict(form(scaled), verbose=0)
         with warnings.catch_warnings():
@@ -270,7 +273,7 @@ def test_fit_and_evaluate_warn_of_scaled_pixels_and_other_preprocessing_is_silen
             (zoo.nin_dsn(**small), 1),
             (zoo.Distiller(student=zoo.nin(**small), teacher=zoo.nin(**small)), 1),
         ):
-            model.compile("sgd", zoo.SoftmaxCrossEntropy())
+            model.compile("sgd", zoo.SoftmaxCrossEntropy(), run_eagerly=True)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 getattr(model, method)(images, np.arange(4) % 3, verbose=0)

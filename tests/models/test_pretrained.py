@@ -134,15 +134,15 @@ def test_what_does_not_fit_is_refused(arguments, message):
 )
 def test_a_net_that_would_answer_otherwise_is_refused(trained_with, missed, tmp_path):
     model = zoo.nin(SHAPE, 4, width=0.33, **trained_with)
-    model.save(tmp_path / "net.keras")
-    folder = tmp_path / "net"
-    zoo.export_savedmodel(model, LABELS, folder, keras_file=tmp_path / "net.keras")
-    # So the card does not offer it.
-    assert json.loads((folder / "card.json").read_text())["weights"] == []
+    file = tmp_path / "net.keras"
+    model.save(file)
     with pytest.raises(ValueError, match=missed):
-        zoo.nin(weights=folder)
-    again = zoo.nin(weights=folder, **trained_with)
+        zoo.nin(weights=file)
+    again = zoo.nin(weights=file, **trained_with)
     np.testing.assert_array_equal(logits(again), logits(model))
+    if "final_relu" in trained_with:  # one is exported: the card does not offer it
+        zoo.export_savedmodel(model, LABELS, tmp_path / "net", keras_file=file)
+        assert json.loads((tmp_path / "net" / "card.json").read_text())["weights"] == []
 
 
 @pytest.mark.parametrize("width", [0.002, 0.01, 1 / 7, 0.33, 0.41, 1.0, 1.5])

@@ -76,13 +76,15 @@ def test_the_loss_is_the_output_loss_plus_the_weighted_companions_plus_regulariz
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "policy"),
     [
-        {},
-        {"sample_weight": WEIGHTS},
-        {"class_weight": {0: 1.0, 1: 3.0, 2: 0.5}},
+        ({}, "float32"),
+        ({"sample_weight": WEIGHTS}, "float32"),
+        ({"class_weight": {0: 1.0, 1: 3.0, 2: 0.5}}, "float32"),
+        ({"sample_weight": WEIGHTS}, "mixed_bfloat16"),
     ],
-    ids=["plain", "sample weights", "class weights"],
+    ids=["plain", "sample weights", "class weights", "sample weights in half precision"],
+    indirect=["policy"],
 )
 def test_with_weight_zero_it_is_the_plain_model_step_by_step(arguments, policy):
     alone, supervised = compiled(plain(0.3)), compiled(deep(0.0, dropout=0.3))

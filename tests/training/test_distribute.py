@@ -70,7 +70,6 @@ CASES = {
         ), 59, {"global_clipnorm": 0.5}, {},
     ),
     "cached targets": (lambda: Distiller(student=plain()), 51, {}, {}),
-    "mixed_bfloat16": (plain, 58, {"global_clipnorm": 0.5}, {}),
     "mixed_float16": (
         lambda: Distiller(
             student=plain(), teacher=[plain(5, name="a"), plain(6, name="b")]
@@ -87,17 +86,19 @@ def trained(case, strategy):
         rate = keras.optimizers.schedules.CosineDecay(0.05, 30)
         optimizer = LayerwiseSGD(rate, momentum=0.9, multipliers={"bias": 2.0}, **clipping)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        # Keras makes the variables of metrics within a step, which is then traced twice.
-        model.compile(optimizer, loss, metrics=["accuracy"] if case == "plain" else None)
+        # Keras makes the variables of metrics within a step, which is then traced twice. One
+        # device goes without a graph: tracing costs more than its few steps.
+        metrics = ["accuracy"] if case == "plain" else None
+        model.compile(optimizer, loss, metrics=metrics, run_eagerly=strategy is None)
     y = {"labels": labels, "teacher_logits": logits} if case == "cached targets" else labels
     data = tf.data.Dataset.from_tensor_slices((images, y, weights)).take(examples).batch(16)
     more = dict(more)
     test = {"validation": data} if more.pop("validation", False) else {}
     if strategy is None and not more:
         test = {"validation_data": data} if test else {}
-        history = model.fit(data, epochs=5, verbose=0, shuffle=False, **test).history
+        history = model.fit(data, epochs=3, verbose=0, shuffle=False, **test).history
     else:
-        history = zoo.distribute.fit(model, strategy, data, epochs=5, **test, **more).history
+        history = zoo.distribute.fit(model, strategy, data, epochs=3, **test, **more).history
     assert optimizer.global_clipnorm == clipping.get("global_clipnorm")  # put back
     return model.get_weights(), history
 
@@ -133,8 +134,7 @@ for replicas, cases in json.loads(sys.argv[2]).items():
     with open(f"{sys.argv[1]}/{replicas}.json", "w") as file:
         json.dump(results, file)
 """
-ALL = ["plain", "gate", "micro-batches", "hint", "cached targets"]
-ALL += ["mixed_bfloat16", "mixed_float16"]
+ALL = ["plain", "gate", "micro-batches", "hint", "cached targets", "mixed_float16"]
 # Tracing a step costs seconds, and four times as many on four replicas.
 RUN = {0: ALL, 2: [case for case in ALL if case != "gate"], 4: ["gate"]}
 
@@ -160,7 +160,7 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize(("replicas", "case"), [(n, case) for n in (2, 4) for case in RUN[n]])
 def test_replicas_train_to_the_weights_and_logs_of_one_device(trained, replicas, case):
     (weights, logs), (alone, alone_logs) = trained[replicas], trained[0]
-    loose = case.startswith("mixed")  # they round to 4e-3 or 5e-4 of a number
+    loose = case.startswith("mixed")  # it rounds to 5e-4 of a number
     names = [name for name in alone if name.startswith(f"{case}/")]
     assert len(names) >= 12
     for name in names:

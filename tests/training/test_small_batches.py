@@ -60,6 +60,7 @@ two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 results = {}
 for make in (deep, taught):
     alone = made(make, tf.distribute.get_strategy())
+    alone.run_eagerly = True  # tracing a graph costs more than its two batches
     model = made(make, two)
     results[make.__name__] = {
         "alone": result(lambda: alone.evaluate(batches, verbose=0, return_dict=True)),
