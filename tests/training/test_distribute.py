@@ -70,6 +70,7 @@ CASES = {
         ), 59, {"global_clipnorm": 0.5}, {},
     ),
     "cached targets": (lambda: Distiller(student=plain()), 51, {}, {}),
+    "mixed_bfloat16": (plain, 58, {"global_clipnorm": 0.5}, {}),
     "mixed_float16": (
         lambda: Distiller(
             student=plain(), teacher=[plain(5, name="a"), plain(6, name="b")]
@@ -134,7 +135,8 @@ for replicas, cases in json.loads(sys.argv[2]).items():
     with open(f"{sys.argv[1]}/{replicas}.json", "w") as file:
         json.dump(results, file)
 """
-ALL = ["plain", "gate", "micro-batches", "hint", "cached targets", "mixed_float16"]
+ALL = ["plain", "gate", "micro-batches", "hint", "cached targets"]
+ALL += ["mixed_bfloat16", "mixed_float16"]
 # Tracing a step costs seconds, and four times as many on four replicas.
 RUN = {0: ALL, 2: [case for case in ALL if case != "gate"], 4: ["gate"]}
 
@@ -160,7 +162,7 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize(("replicas", "case"), [(n, case) for n in (2, 4) for case in RUN[n]])
 def test_replicas_train_to_the_weights_and_logs_of_one_device(trained, replicas, case):
     (weights, logs), (alone, alone_logs) = trained[replicas], trained[0]
-    loose = case.startswith("mixed")  # it rounds to 5e-4 of a number
+    loose = case.startswith("mixed")  # they round to 4e-3 or 5e-4 of a number
     names = [name for name in alone if name.startswith(f"{case}/")]
     assert len(names) >= 12
     for name in names:
