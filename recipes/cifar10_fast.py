@@ -1,4 +1,4 @@
-"""A NIN that learns CIFAR-10 in 12 epochs: 7.95 % test error, last epoch, 2 seeds, 0.44 PFLOP."""
+"""A NIN that learns CIFAR-10 in 12 epochs: 7.94 ± 0.36 % test error, 3 seeds, 0.44 PFLOP."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
