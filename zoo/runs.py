@@ -201,11 +201,16 @@ class Run:
             writer.writerows(rows)
 
     def copy_records(self, folder: Path) -> None:
-        """Copy recipe.json, versions.json, results.json and metrics.csv into another folder."""
+        """Copy recipe.json, versions.json, results.json and metrics.csv into another folder.
+
+        The copy does not say where the recipe's file was, since it is for other machines.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        names = ("recipe", "versions", "results")
-        for file in (*map(self._json, names), self.metrics_file):
+        for file in (*map(self._json, ("versions", "results")), self.metrics_file):
             shutil.copyfile(file, folder / file.name)
+        of_this_machine = ("file", "begun_in")
+        record = {key: value for key, value in self.record.items() if key not in of_this_machine}
+        Run(folder).write_recipe(record)
 
     def write_skipped(self, names: Sequence[str]) -> None:
         """Write skipped.txt, the files of the data that could not be read, one a line."""

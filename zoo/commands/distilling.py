@@ -76,18 +76,7 @@ def carry_out(
     from zoo.experiments import distilling
     from zoo.report import comparison as page
 
-    given_width = any(flag.split("=")[0] == "--width" for flag in flags)
-    setting = [
-        name
-        for name, given in (
-            ("--width", given_width),
-            ("--size", options.size),
-            ("--latency-ms", options.latency_ms),
-        )
-        if given
-    ]
-    if len(setting) > 1:
-        raise UsageError(f"{' and '.join(setting)} both set the student's size: give one of them.")
+    settings = _settings_of_the_size(options, flags)
     if not recipe.soft_weight:
         raise UsageError(
             "--soft-weight is more than 0, so that the teacher is heard. To train a student alone: "
@@ -100,7 +89,7 @@ def carry_out(
         file,
         parameters=_number(options.size),
         milliseconds=options.latency_ms,
-        follow_teacher=not setting,
+        follow_teacher=not settings,
         runs=options.runs,
         name=options.name or _name(recipe, options),
         minutes=options.minutes,
@@ -124,6 +113,23 @@ def carry_out(
     say()
     say(f"The page   {file}")
     say(f"Next       {shell('zoo', 'export', better, *['--quantize', 'int8'] * options.quantize)}")
+
+
+def _settings_of_the_size(options: DistillOptions, flags: Sequence[str]) -> list[str]:
+    """Return the flags that set the student's size, at most one."""
+    given_width = any(flag.split("=")[0] == "--width" for flag in flags)
+    settings = [
+        name
+        for name, given in (
+            ("--width", given_width),
+            ("--size", options.size),
+            ("--latency-ms", options.latency_ms),
+        )
+        if given
+    ]
+    if len(settings) > 1:
+        raise UsageError(f"{' and '.join(settings)} both set the student's size: give one of them.")
+    return settings
 
 
 def _quantized(

@@ -1,4 +1,4 @@
-"""What `zoo export` fits and measures on images: a temperature, and LiteRT files for phones."""
+"""Fit a temperature for `zoo export`, and prepare LiteRT files for phones, on a run's images."""
 
 import contextlib
 from collections.abc import Sequence
