@@ -1,4 +1,4 @@
-"""A NIN that learns CIFAR-10 in 12 epochs: 7.94 ± 0.36 % test error, 3 seeds, 0.44 PFLOP."""
+"""A NIN that learns CIFAR-10 in 16 epochs, 0.59 PFLOP: being measured."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,9 +17,11 @@ class Recipe(zoo.recipe.Recipe):
     """
 
     data: str = "cifar10"
-    epochs: int = 12
+    epochs: int = 16
     batch_size: int = 500
-    learning_rate: float = 0.24
+    # Errors in 5,000 held-out images, half the width, 8 epochs, seed 0: 499 at 0.24 and 491 at 0.12
+    # with the head's rate of the authors, 2.8; 504 at 0.12 and 497 at 0.06 with 0.1.
+    learning_rate: float = 0.12
     """Learning rate of the first step. It falls in a line to zero."""
     weight_decay: float = 0.0
     width: float = 1.0
@@ -34,6 +36,7 @@ class Recipe(zoo.recipe.Recipe):
     """Move each training image by up to this many pixels, and repeat the edge."""
     flip: Literal["alternating", "random", "none"] = "alternating"
     """Mirror each training image in every second epoch (alternating), or half of them (random)."""
+    # 16 epochs, half the width, seed 0: 438 errors in 5,000 held-out images without, 450 with 12.
     cutout: int = 0
     """Side, in pixels, of the square that is blackened at a random place in each training image."""
 
@@ -64,7 +67,12 @@ class Recipe(zoo.recipe.Recipe):
             whitening.adapt(layers[0](data.images[some]))
             layers += [whitening, keras.layers.ReLU(name="both_signs")]
         return zoo.nin(
-            data.image_shape, data.classes, variant="fast", width=self.width, preprocessing=layers
+            data.image_shape,
+            data.classes,
+            variant="fast",
+            width=self.width,
+            preprocessing=layers,
+            normalization=zoo.BatchNormalization(momentum=0.6, scale=False),
         )
 
     def optimizer(self, steps):
@@ -73,7 +81,7 @@ class Recipe(zoo.recipe.Recipe):
         if not self.muon:
             return super().optimizer(steps)
         schedule = keras.optimizers.schedules.PolynomialDecay(self.learning_rate, steps, 0.0)
-        return zoo.Muon(schedule, weight_decay=self.weight_decay or None)
+        return zoo.Muon(schedule, plain_rate=0.4, weight_decay=self.weight_decay or None)
 
     def loss(self):
         return zoo.SoftmaxCrossEntropy(smoothing=self.smoothing)

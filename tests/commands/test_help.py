@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,14 @@ def test_an_image_size_is_one_number_or_two(size, expected, monkeypatch):
     flags = ["--image-size", *size.split()] if size else []
     zoo.commands.main.main(["train", "nin_dsn", *flags])
     assert recipes[0].image_size == expected
+
+
+def test_a_warning_is_one_line_without_the_place_in_the_code(capsys, monkeypatch):
+    def warned(arguments):
+        warnings.warn("It gives\nprobabilities.", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(zoo.commands.main, "_run", warned)
+    shown = warnings.showwarning
+    zoo.commands.main.main(["list"])
+    assert capsys.readouterr().err == "Warning: It gives probabilities.\n"
+    assert warnings.showwarning is shown

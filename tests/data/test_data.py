@@ -964,9 +964,21 @@ def test_teacher_logits_follow_their_images_and_views():
             np.testing.assert_array_equal(said, logits[view, int(label)])
 
 
+def test_without_views_an_image_has_one_teacher_output_in_every_pass():
+    data = each_its_own()
+    logits = np.arange(7 * 3).reshape(1, 7, 3).astype("float32")
+    batches = data.training_batches(4, seed=3, start_step=5, teacher_logits=logits)
+    plain = data.training_batches(4, seed=3, start_step=5)
+    for (x, y), (same_x, labels) in zip(batches.take(9), plain.take(9), strict=True):
+        np.testing.assert_array_equal(x, same_x)
+        np.testing.assert_array_equal(y["labels"], labels)
+        np.testing.assert_array_equal(y["teacher_logits"], logits[0, labels.numpy()])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"teacher_logits": np.zeros((2, 7, 3))}, r"\(2, 7\); the data have \(1, 7\)"),
         ({"views": 0}, "views is a whole number"),
         ({"views": 1, "teacher_logits": np.zeros((2, 7, 3))}, r"\(2, 7\); the data have \(1, 7\)"),
         ({"views": 1, "teacher_logits": np.zeros((1, 8, 3))}, r"\(1, 8\); the data have \(1, 7\)"),

@@ -64,10 +64,13 @@ def test_turned_and_scaled_images_agree_to_rounding():
         np.testing.assert_allclose(ours, images, atol=0.05)  # of 255
 
 
+@pytest.mark.parametrize("views", [3, None])
 @pytest.mark.parametrize("flip", [True, "alternating"])
-def test_views_and_their_soft_targets_are_the_same(flip):
+def test_views_and_their_soft_targets_are_the_same(flip, views):
     moving = Augmentation(shift=2, flip=flip)
-    for (images, targets), (ours, our_targets) in both(moving, 3, LOGITS, count=12):
+    for (images, targets), (ours, our_targets) in both(
+        moving, views, LOGITS[: views or 1], count=12
+    ):
         np.testing.assert_array_equal(ours, images)
         for key in ("labels", "teacher_logits"):
             np.testing.assert_array_equal(our_targets[key], targets[key])

@@ -1,5 +1,6 @@
 """Teachers of others in a recipe: loaded, prepared, and measured before the first step."""
 
+import dataclasses
 import io
 
 import keras
@@ -116,8 +117,9 @@ def test_a_teacher_is_measured_before_the_first_step(file, data, tmp_path, monke
     line = f"teacher {path}: accuracy 100.0 % on 40 training images"
     assert line in said
     assert said.index(line) < said.index("epoch 1/1")
+    assert "The teachers answer now, once on each training image" in said
     expected = {"name": path, "accuracy": 1.0, "examples": 40, "images": "training"}
-    assert run.results["teachers"] == [expected]
+    assert run.results["teachers"] == [{**expected, "answers_on": "images"}]
     assert not [each for each in run.results["warnings"] if "teacher" in each]
     html = run.page.read_text()
     assert f"<dt>Teacher {path}</dt>" in html
@@ -147,15 +149,16 @@ def test_a_teacher_is_measured_once_in_a_run(file, data, tmp_path, monkeypatch):
     measured = []
     once = measuring.answers
 
-    def counted(model, images):
+    def counted(model, images, *changes):
         measured.append(model)
-        return once(model, images)
+        return once(model, images, *changes)
 
     monkeypatch.setattr(measuring, "answers", counted)
+    views = {"epochs": 3, "teachers_see": "views"}
     with pytest.raises(zoo.training.TimeUp):
-        train(file, teacher(), data, tmp_path, minutes=0.001, epochs=3)
+        train(file, teacher(), data, tmp_path, minutes=0.001, **views)
     assert len(measured) == 1
-    run, said = train(file, None, data, tmp_path, epochs=3)
+    run, said = train(file, None, data, tmp_path, **views)
     assert "Resumed" in said
     assert f"teacher {tmp_path}" not in said
     assert len(measured) == 1
@@ -166,6 +169,54 @@ def test_held_out_images_judge_a_teacher_where_there_are_some(file, data, tmp_pa
     run, said = train(file, teacher(), data, tmp_path, validation=0.2)
     assert "accuracy 100.0 % on 8 validation images" in said
     assert run.results["teachers"][0]["images"] == "validation"
+
+
+MOVING = """
+    def augmentation(self):
+        from zoo.data import Augmentation
+
+        return Augmentation(pad_and_crop=5)
+"""
+
+
+@pytest.mark.parametrize(
+    ("reads", "asked", "answered"),
+    [
+        (False, "auto", "images"),
+        (False, "views", "views"),
+        (True, "auto", "views"),
+        (True, "images", "images"),
+    ],
+)
+def test_a_teacher_that_cannot_read_the_views_answers_on_the_images(
+    reads, asked, answered, file, data, tmp_path
+):
+    """Black borders darken an image. Its largest value alone is that of its brightness."""
+    file.write_text(file.read_text() + MOVING)
+    inputs = keras.Input(SIZE)
+    brightest = keras.ops.max(inputs, axis=(1, 2), keepdims=True)
+    able = keras.Model(inputs, teacher()(0 * inputs + brightest))
+    given = able if reads else teacher()
+    run, said = train(file, given, data, tmp_path, page=True, teachers_see=asked)
+    (found,) = run.results["teachers"]
+    assert found["answers_on"] == answered
+    assert (found["views"] > 0.95) == reads
+    assert f"{100 * found['views']:.1f} % on views of them" in said
+    assert f"it answers on the {answered}" in run.page.read_text()
+    recipe = zoo.recipe.load(file)(data=data, teachers=(str(tmp_path / "teacher.keras"),))
+    recipe = dataclasses.replace(recipe, teachers_see=asked)
+    training, _ = recipe.datasets()
+    batches = recipe.training_batches(training, 0)
+    _, targets = next(iter(batches.as_numpy_iterator()))
+    assert isinstance(targets, dict) == (answered == "images")
+    if answered == "images":
+        logits = given.predict(training.images.astype("float32"), verbose=0)
+        means = training.images.mean(axis=(1, 2, 3))
+        pixels, targets = next(iter(recipe.training_batches(training, 7).as_numpy_iterator()))
+        assert pixels.mean() < means.mean()  # the student sees views
+        for label, row in zip(targets["labels"], targets["teacher_logits"], strict=True):
+            same = logits[training.labels == label]
+            assert np.abs(same - row).sum(axis=1).min() < 1e-3
 
 
 def test_a_student_without_a_teacher_has_none(file, data, tmp_path):
@@ -183,6 +234,7 @@ def test_the_card_has_the_teacher_and_one_of_an_older_zoo_does_not(tmp_path):
     results |= {"examples": 8, "loss": 0.25, "epochs": 3, "seconds": 1.0, "train_examples": 40}
     results |= {"teacher": ["f00"], "warnings": []}
     measured = {"name": "runs/a|b", "accuracy": 0.9871, "examples": 2000, "images": "training"}
+    measured |= {"views": 0.5, "answers_on": "images"}
     texts = []
     for extra in ({"teachers": [measured]}, {}):
         fields = {"data": "mnist", "teachers": ["runs/a|b"]}
@@ -201,7 +253,8 @@ def test_the_card_has_the_teacher_and_one_of_an_older_zoo_does_not(tmp_path):
             del facts["training"]["teachers"]  # as a card of an older zoo
             texts.append(card.page(version, facts))
     (row,) = [line for line in texts[0].splitlines() if "accuracy of the teacher" in line]
-    assert row.endswith("98.7 % of 2,000 training images |")
+    views = ", 50.0 % of views of them; it answers on the images |"
+    assert row.endswith("98.7 % of 2,000 training images" + views)
     assert "runs/a" in row
     assert not any("accuracy of the teacher" in text for text in texts[1:])
 

@@ -6,7 +6,8 @@ import functools
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tyro
@@ -79,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if words != arguments and not {"--json", "--csv"} & {*words}:
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(_warnings_in_a_line())
             _run(words)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -92,6 +94,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         number = getattr(error, "errno", None)
         wrong_input = isinstance(error, _ERRORS_OF_A_PATH) or number in _NUMBERS_OF_A_PATH
         sys.exit(2 if wrong_input else getattr(error, "exit_code", 1))
+
+
+@contextlib.contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Print a warning for the user as one line, without the file and the line of code."""
+    with warnings.catch_warnings():
+        as_python_does = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *place: Any, **where: Any) -> None:
+            if issubclass(category, UserWarning):
+                say(f"Warning: {one_line(message)}", error=True)
+            else:
+                as_python_does(message, category, *place, **where)
+
+        warnings.showwarning = show
+        yield
 
 
 def _run(arguments: list[str]) -> None:

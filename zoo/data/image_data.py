@@ -193,7 +193,8 @@ class ImageData:
                 p shows view p modulo `views`, whatever the batch size. None gives every pass new
                 changes.
             teacher_logits: (views, examples, ...), a teacher's output for each view of each image.
-                The labels are then {"labels": ..., "teacher_logits": (batch_size, ...)}.
+                The labels are then {"labels": ..., "teacher_logits": (batch_size, ...)}. Where
+                `views` is None, (1, examples, ...): one output for each image, however changed.
 
         Raises:
             DataError: if the batch size or the number of views is below 1, the step or the seed is
@@ -206,10 +207,10 @@ class ImageData:
         self.check_augmentation(augmentation)
         if views is not None:
             views = whole_number("views", views, at_least=1)
-        if teacher_logits is not None and teacher_logits.shape[:2] != (views, self.examples):
+        if teacher_logits is not None and teacher_logits.shape[:2] != (views or 1, self.examples):
             raise DataError(
                 f"teacher_logits have (views, images) {teacher_logits.shape[:2]}; the data have "
-                f"({views}, {self.examples}). Give the logits of these images and views."
+                f"({views or 1}, {self.examples}). Give the logits of these images and views."
             )
         part = _part(batch_size, shard)
         return _of_the_backend().training_batches(

@@ -194,7 +194,8 @@ class TrainingBatches(keras.utils.PyDataset):
         images = changed(self.augmentation, self.data.images[indices], drawn)
         targets = self.data.labels[indices]
         if self.teacher_logits is not None:
-            logits = self.teacher_logits[view_numbers[self.part], indices]
+            rows = 0 if self.views is None else view_numbers[self.part]
+            logits = self.teacher_logits[rows, indices]
             targets = {"labels": targets, "teacher_logits": logits}
         return images, targets
 

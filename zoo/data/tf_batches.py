@@ -66,7 +66,9 @@ def training_batches(
         indices, draws = indices[part], draws[part]
         targets = tf.gather(labels, indices)
         if logits is not None:
-            places = tf.stack([view[part], tf.cast(indices, view.dtype)], axis=1)
+            # Without views, `view` is the number of the pass.
+            rows = tf.zeros_like(view[part]) if views is None else view[part]
+            places = tf.stack([rows, tf.cast(indices, view.dtype)], axis=1)
             targets = {"labels": targets, "teacher_logits": tf.gather_nd(logits, places)}
         return augmentation.apply(images(indices), draws), targets
 

@@ -119,7 +119,7 @@ def compare(
     """
     taught, alone = (in_float32(saving.load_model(folder)) for folder in both)
     models = {"teacher": list(loaded), "student alone": [alone], "student taught": [taught]}
-    answers = {name: _logits(some, images) for name, some in models.items()}
+    answers = {name: measuring.answers_of(some, images) for name, some in models.items()}
     costs = _costs(models, images)
     rows = [
         {"model": name, **quality(answers[name], images.labels), **costs[name]} for name in answers
@@ -138,16 +138,6 @@ def compare(
         "p": float(stats.binomtest(only_taught, differing).pvalue) if differing else 1.0,
         "confusions": _changed(answers, images),
     }
-
-
-def _logits(models: Sequence[keras.Model], images: ImageData) -> np.ndarray:
-    """Return the logits (n, classes) of a model, or of the mean probabilities of several."""
-    given = [measuring.answers(model, images) for model in models]
-    logits = [each for each in given if each is not None]
-    if len(logits) == 1:
-        return logits[0]
-    mean = np.mean([measures.softmax(each) for each in logits], axis=0)
-    return np.log(np.maximum(mean, 1e-30))
 
 
 def quality(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

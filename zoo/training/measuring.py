@@ -8,20 +8,25 @@ import keras
 import numpy as np
 from keras import ops
 
-from zoo.data import ImageData
+from zoo.data import AS_THEY_ARE, Augmentation, ImageData
 from zoo.data.packs import damage_told
 from zoo.objectives import Distiller
 from zoo.objectives.probabilities import kind_of_values, logits_from
-from zoo.objectives.teaching import two_or_more
+from zoo.objectives.teaching import ensemble_logits, two_or_more
 from zoo.text import percent
+from zoo.training.families.students import StudentRecipe
 
 if TYPE_CHECKING:
     from zoo.training.session import Session
 
 # Enough to tell a teacher from chance, in seconds.
-_MOST_IMAGES = 2000
+_MOST_IMAGES = 1000
 _BATCH = 64
 _TURNS = 30
+_ANSWERED = {
+    "views": "The teachers answer on the moved and mirrored images that the student sees.",
+    "images": "The teachers answer now, once on each training image as it is.",
+}
 
 
 def measure(model: keras.Model, images: ImageData) -> tuple[np.ndarray, float]:
@@ -35,8 +40,9 @@ def measure(model: keras.Model, images: ImageData) -> tuple[np.ndarray, float]:
 def measure_teachers(session: "Session") -> None:
     """Say how good each teacher of a `Distiller` is, and warn of one that guesses.
 
-    Each is measured once in a run, on up to 2,000 held-out images. If the test set is all that is
-    evaluated on, they are training images, without augmentation: the test set judges students.
+    Each is measured once in a run, on up to 1,000 held-out images. If the test set is all that is
+    evaluated on, they are training images: the test set judges students. A `StudentRecipe` with an
+    augmentation has its teachers measured on views, the changed images, too.
     """
     model, position = session.model, session.position
     if not isinstance(model, Distiller) or position["finished"] or "teachers" in position:
@@ -47,6 +53,8 @@ def measure_teachers(session: "Session") -> None:
         names = [getattr(teacher, "name", None) for teacher in teachers]
     held_out = session.judged_on == "validation"
     images = _some(session.judging if held_out else session.training)
+    of_student = session.recipe if isinstance(session.recipe, StudentRecipe) else None
+    changes = of_student.augmentation() if of_student else AS_THEY_ARE
     position["teachers"] = []
     for name, teacher in zip(names, teachers, strict=True):
         given = None if teacher is None else answers(teacher, images)
@@ -61,15 +69,24 @@ def measure_teachers(session: "Session") -> None:
             "examples": examples,
             "images": session.judged_on if held_out else "training",
         }
+        if changes != AS_THEY_ARE:
+            on_views = answers_of([teacher], images, changes)
+            found["views"], *_ = _accuracy(on_views, images.labels, model.class_map)
         position["teachers"].append(found)
         session.progress.say(f"teacher {name}: {_in_words(found)}")
         if accuracy < min(2 * chance, chance + 0.1 * (1 - chance)):
             session.warn(_near_chance(session, found, chance))
+    if of_student and position["teachers"]:
+        answered = of_student.teachers_answer_on(session.training)
+        for found in position["teachers"]:
+            found["answers_on"] = answered
+        session.progress.say(_ANSWERED[answered])
 
 
 def _in_words(found: dict[str, Any]) -> str:
     accuracy, examples = percent(found["accuracy"], 1), f"{found['examples']:,}"
-    return f"accuracy {accuracy} on {examples} {found['images']} images"
+    on_views = f", {percent(found['views'], 1)} on views of them" if "views" in found else ""
+    return f"accuracy {accuracy} on {examples} {found['images']} images{on_views}"
 
 
 def _near_chance(session: "Session", found: dict[str, Any], chance: float) -> str:
@@ -90,16 +107,20 @@ def _some(images: ImageData) -> ImageData:
     return images if images.examples <= most else images.subset(most)
 
 
-def answers(model: keras.Model, images: ImageData) -> np.ndarray | None:
+def answers(
+    model: keras.Model, images: ImageData, augmentation: Augmentation = AS_THEY_ARE, seed: int = 0
+) -> np.ndarray | None:
     """Return a model's logits (n, classes) for n images; None if it gives something else.
 
-    A model that gives probabilities has their logarithms as logits.
+    A model that gives probabilities has their logarithms as logits. With an augmentation, the
+    images are changed at random, once each, as `seed` says.
     """
     call = _compiled(model, images.image_shape)
-    outputs = [
-        call(ops.convert_to_tensor(images.images[start : start + _BATCH], "float32"))
-        for start in range(0, images.examples, _BATCH)
-    ]
+    with damage_told():
+        outputs = [
+            call(ops.convert_to_tensor(batch, "float32"))
+            for batch in images.views(1, _BATCH, seed=seed, augmentation=augmentation)
+        ]
     if any(isinstance(output, (dict, list, tuple)) for output in outputs):
         return None
     values = np.concatenate(
@@ -108,6 +129,31 @@ def answers(model: keras.Model, images: ImageData) -> np.ndarray | None:
     if values.ndim != 2:
         return None
     return ops.convert_to_numpy(two_or_more(logits_from(kind_of_values(values), values)))
+
+
+def answers_of(
+    models: Sequence[keras.Model],
+    images: ImageData,
+    augmentation: Augmentation = AS_THEY_ARE,
+    temperature: float = 1.0,
+) -> np.ndarray:
+    """Return the logits (n, classes) of a model for n images, or those of an ensemble.
+
+    The probabilities of an ensemble at the temperature are the mean of its members'. With an
+    augmentation the images are changed at random, once each.
+
+    Raises:
+        ValueError: if a model gives something else than logits or probabilities of classes.
+    """
+    logits = []
+    for model in models:
+        given = answers(model, images, augmentation)
+        if given is None:
+            raise ValueError(f"The model {model.name!r} gives no logits (batch, classes).")
+        logits.append(given)
+    if len(logits) > 1:
+        return np.asarray(ops.convert_to_numpy(ensemble_logits(logits, temperature)))
+    return logits[0]
 
 
 def milliseconds(

@@ -1,7 +1,7 @@
 """A small NIN taught by a large one: the base of the recipes `<data>_student`."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.recipe import Recipe
 
@@ -10,12 +10,17 @@ if TYPE_CHECKING:
 
     from zoo.data import ImageData
 
+# Teachers that lose more of their right answers on the views than this share answer on the images.
+_LOST = 0.2
+_IMAGES_TO_TELL = 500
+
 
 @dataclass(frozen=True)
 class StudentRecipe(Recipe):
     """A NIN of a sixth of the paper's widths, taught by a trained model of the zoo.
 
-    The teacher sees the same view of each image as the student, moved and mirrored alike.
+    If its teachers can read them, they see the same views of the images as the student, moved and
+    mirrored alike. Teachers that cannot would teach their mistakes.
     """
 
     width: float = 1 / 6  # on grey images an eighth of the parameters of a teacher at 1 / 2
@@ -33,6 +38,10 @@ class StudentRecipe(Recipe):
     The name of its module, such as resnet50, or tf, caffe or torch."""
     teacher_resize: bool = False
     """Resize the images in front of the teachers to the size that they take."""
+    teachers_see: Literal["auto", "views", "images"] = "auto"
+    """The teachers answer on the moved and mirrored views that the student sees, at every step
+    (views), or once on each image as it is (images).
+    auto: views, unless the teachers then have less than 80 % of their right answers left."""
 
     def check(self) -> None:
         super().check()
@@ -47,19 +56,62 @@ class StudentRecipe(Recipe):
 
     def model(self, data: "ImageData", steps: int) -> "keras.Model":
         import zoo
-        from zoo.training import teachers
 
         student = zoo.nin(data.image_shape, data.classes, width=self.width, dropout=self.dropout)
         if not self.soft_weight:
             return student
         return zoo.Distiller(
             student=student,
-            teacher=teachers.load_for(
-                data,
-                self.teachers,
-                preprocessing=self.teacher_preprocessing,
-                resize=self.teacher_resize,
-            ),
+            teacher=self._teachers(data),
             temperature=self.temperature,
             soft_weight=self.soft_weight,
+        )
+
+    def training_batches(self, data: "ImageData", start_step: int) -> Any:
+        if not self.soft_weight or self.teachers_answer_on(data) == "views":
+            return super().training_batches(data, start_step)
+        return data.training_batches(
+            self.batch_size,
+            seed=self.seed,
+            start_step=start_step,
+            augmentation=self.augmentation(),
+            teacher_logits=self._answers(data)[None],
+        )
+
+    def teachers_answer_on(self, data: "ImageData") -> str:
+        """Return what the teachers answer on, "views" or "images", as the field says.
+
+        With "auto" some of the images are shown to them as they are, and changed.
+        """
+        from zoo.data import AS_THEY_ARE
+
+        if self.teachers_see != "auto":
+            return self.teachers_see
+        augmentation = self.augmentation()
+        if augmentation == AS_THEY_ARE:
+            return "images"  # as good, and the teachers answer once
+        some = data.subset(min(data.examples, max(_IMAGES_TO_TELL, data.classes)))
+        on_images, on_views = (
+            (self._answers(some, changes).argmax(axis=-1) == some.labels).mean()
+            for changes in (AS_THEY_ARE, augmentation)
+        )
+        return "views" if on_views >= (1 - _LOST) * on_images else "images"
+
+    def _answers(self, data: "ImageData", changes: Any = None) -> Any:
+        """Return the logits (n, classes) of the teachers for n images, which may be changed."""
+        from zoo.data import AS_THEY_ARE
+        from zoo.training import measuring
+
+        return measuring.answers_of(
+            self._teachers(data), data, changes or AS_THEY_ARE, temperature=self.temperature
+        )
+
+    def _teachers(self, data: "ImageData") -> "list[keras.Model]":
+        from zoo.training import teachers
+
+        return teachers.load_for(
+            data,
+            self.teachers,
+            preprocessing=self.teacher_preprocessing,
+            resize=self.teacher_resize,
         )
