@@ -36,7 +36,7 @@ class Recipe(zoo.recipe.Recipe):
     """none: a plain net. kept: companions of a constant weight.
     fading: a cosine lowers the weight to zero.
     removed: the weight is zero after --removal of the steps."""
-    companion_form: Literal["pool", "dense"] = "pool"
+    companion_form: Literal["pool", "dense", "conv"] = "pool"
     """Form of the companion heads; see `CompanionHead`."""
     companion_weight: float = 0.3
     """Weight of each companion's loss, at the first step."""

@@ -41,6 +41,7 @@ _HOME = {
     "Muon": "optimizers",
     "DeeplySupervised": "objectives",
     "Distiller": "objectives",
+    "MutualLearning": "objectives",
     "load_model": "saving",
     "mlp": "models",
     "nin": "models",

@@ -261,6 +261,25 @@ def test_the_companion_head_classifies_the_map_or_its_means(form, weights, polic
     assert head.count_params() == weights
 
 
+def test_the_conv_head_is_an_mlpconv_layer_in_front_of_the_pooling_head(policy):
+    head = CompanionHead(7, "conv", kernel_regularizer="l2")
+    scores = head(IMAGES, training=True)
+    assert keras.backend.standardize_dtype(scores.dtype) == "float32"
+    layer = MLPConv((3, 3), 3, strides=2, normalization="batch", dtype="float32")
+    layer.build(IMAGES.shape)
+    layer.set_weights([0 * w if "moving" in v.path else w for v, w in weights_of(head.mlpconv)])
+    maps = layer(IMAGES, training=True)
+    assert maps.shape == (4, 3, 3, 3)
+    kernel, bias = head.classifier.get_weights()
+    np.testing.assert_allclose(scores, float32(maps).mean((1, 2)) @ kernel + bias, atol=1e-4)
+    assert head.count_params() == 3 * 3 * 3 * 3 + 3 * 3 + 2 * 4 * 3 + 3 * 7 + 7
+    assert len(head.losses) == 3  # of all kernels
+
+
+def weights_of(layer):
+    return [(variable, variable.numpy()) for variable in layer.weights]
+
+
 def test_the_official_dense_heads_have_as_many_weights_as_in_the_released_code():
     sizes = []
     for side in (32, 16, 8):
@@ -286,6 +305,7 @@ def test_the_companion_head_refuses_what_is_no_map():
         MLPConv(4, 3, kernel_initializer=keras.initializers.RandomNormal(stddev=0.3)),
         GlobalAveragePoolingHead(5, activation="relu"),
         CompanionHead(5, "dense", kernel_regularizer=keras.regularizers.L2(0.1)),
+        CompanionHead(5, "conv", kernel_regularizer=keras.regularizers.L2(0.1)),
         BatchNormalization(momentum=0.7),
     ],
 )

@@ -1,5 +1,7 @@
 """Beside label losses: brackets, images without labels, soft targets, exits."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -132,6 +134,66 @@ def test_soft_targets_of_the_output_by_hand_and_the_output_learns_nothing_from_t
         model.fit(IMAGES, LABELS, batch_size=24, verbose=0)
         outputs.append(model.trunk.get_layer("logits").kernel.numpy())
     np.testing.assert_array_equal(*outputs)
+
+
+def test_the_synergy_of_all_heads_by_hand():
+    model = compiled(deep(companion_weight=0.5, synergy=0.7, temperature=2.0))
+    scores = model.exits(IMAGES)
+    p = {head: softmax(logits / 2) for head, logits in scores.items()}
+    pairs = [
+        4 * (p[gives] * np.log(p[gives] / p[learns])).sum(1).mean()
+        for gives, learns in itertools.permutations(p, 2)
+    ]
+    assert len(pairs) == 6
+    labels = {head: cross_entropy(logits).mean() for head, logits in scores.items()}
+    objective = labels["output"] + 0.5 * (labels["conv1"] + labels["conv2"])
+    logs = logs_of(model)
+    np.testing.assert_allclose(logs["synergy_loss"], sum(pairs), rtol=1e-4)
+    np.testing.assert_allclose(logs["loss"], objective + 0.7 * sum(pairs), rtol=1e-4)
+
+
+def test_in_the_synergy_a_head_learns_only_from_pairs_in_which_it_learns():
+    """A step changes the output's bias by the rate times sum of T (q - p_m) over the others m."""
+    model = compiled(deep(companion_weight=0.0, synergy=0.7, temperature=2.0))
+    scores = model.exits(IMAGES)
+    p = {head: softmax(logits / 2) for head, logits in scores.items()}
+    gradient = softmax(scores["output"]) - np.eye(3)[LABELS]
+    gradient += 0.7 * sum(2 * (p["output"] - p[other]) for other in ("conv1", "conv2"))
+    bias = model.trunk.get_layer("logits").bias
+    before = bias.numpy()
+    model.fit(IMAGES, LABELS, batch_size=24, verbose=0)
+    np.testing.assert_allclose(bias.numpy() - before, -0.05 * gradient.mean(0), rtol=1e-3)
+
+
+def test_without_synergy_a_model_is_what_it_was():
+    assert "synergy" not in deep().get_config()
+    again = DeeplySupervised.from_config(deep(synergy=0.3).get_config())
+    assert again.synergy == 0.3
+    model = compiled(deep(synergy=0.3))
+    model.synergy = 0.0  # an assignment holds from the next step on
+    np.testing.assert_allclose(logs_of(model)["loss"], logs_of(compiled(deep()))["loss"], rtol=1e-6)
+    late = compiled(deep())
+    late.synergy = 0.3
+    with pytest.raises(ValueError, match="made without what logs synergy_loss"):
+        late.fit(IMAGES, LABELS, verbose=0)
+
+
+def test_the_heads_of_dks_are_small_nets_of_their_own(tmp_path):
+    model = nin_dsn((8, 8, 1), 3, width=0.1, companion_form="conv", synergy=1.0, temperature=1.0)
+    compiled(model)
+    head = model.companions["mlpconv1"]
+    moving = [w for w in head.weights if "moving" in w.path]
+    before = [w.numpy() for w in moving]
+    assert len(moving) == 4
+    model.fit(IMAGES, LABELS, batch_size=8, shuffle=False, verbose=0)
+    assert all(np.abs(w.numpy() - old).max() > 0 for w, old in zip(moving, before, strict=True))
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert again.companions["mlpconv1"].mlpconv is not None
+    for layer, expected in model.exits(IMAGES).items():
+        np.testing.assert_allclose(again.exits(IMAGES)[layer], expected, atol=1e-5)
+    logs = [logs_of(each) for each in (model, again)]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5)
 
 
 def decoded(**arguments):
@@ -272,6 +334,9 @@ def test_everything_survives_a_file_and_goes_on_training(tmp_path):
         ({"companions": ()}, "neither companions nor decoders"),
         ({"soft_weight": 1.5}, "soft_weight"),
         ({"temperature": 0.0}, "temperature"),
+        ({"synergy": -1.0}, "synergy is a finite number >= 0; received -1.0"),
+        ({"synergy": float("nan")}, "synergy"),
+        ({"companions": (), "synergy": 1.0, "decoders": {"conv1": DecodingHead()}}, "no companion"),
         ({"decoders": {"conv_1": DecodingHead()}}, "'conv1'"),
         ({"decoders": {"conv1": DecodingHead("conv9")}}, "no layer 'conv9'"),
         ({"decoders": {"flat": DecodingHead()}}, "expects maps"),

@@ -28,15 +28,20 @@ def net(*held):
     )
 
 
+def functional(*held):
+    """A `Sequential` of Keras forgets that it froze."""
+    layer_by_layer = net(*held)
+    return keras.Model(layer_by_layer.inputs, layer_by_layer.outputs)
+
+
 def classifying(head):
     return keras.Sequential([keras.Input((6, 6, 3)), layers.Conv2D(4, 3), head])
 
 
 def supervised():
-    trunk = net(MLPConv((4, 4), 3, normalization="batch"))
     return DeeplySupervised(
-        keras.Model(trunk.inputs, trunk.outputs),  # a `Sequential` of Keras forgets that it froze
-        {"conv": CompanionHead(3, kernel_regularizer="l2")},
+        functional(MLPConv((4, 4), 3, normalization="batch")),
+        {"conv": CompanionHead(3, "conv", kernel_regularizer="l2")},
         decoders={"conv2": DecodingHead(of="conv")},
     )
 
@@ -68,6 +73,11 @@ HOLDING = {
     "DeeplySupervised": (supervised, lambda m: m),
     "the trunk": (supervised, lambda m: m.trunk),
     "Distiller": (lambda: distiller(hint(), supervised), lambda m: m),
+    "MutualLearning": (lambda: zoo.MutualLearning([functional(), functional()]), lambda m: m),
+    "a peer": (
+        lambda: zoo.MutualLearning([functional(), functional()]),
+        lambda m: m.peers[1].layers[1],
+    ),
     "the student": (lambda: distiller(hint(), supervised), lambda m: m.student),
     "Hint": (lambda: distiller(hint()), lambda m: m.knowledge[0]),
     "Flow": (
@@ -106,7 +116,7 @@ def test_every_class_that_holds_layers_is_here():
         and issubclass(cls, layers.Layer)
         and cls.__module__.startswith("zoo.")
     }
-    assert ours == (PLAIN | HOLDING.keys()) - {"the trunk", "the student"}
+    assert ours == (PLAIN | HOLDING.keys()) - {"the trunk", "the student", "a peer"}
 
 
 def from_file(model, folder):

@@ -23,7 +23,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 import keras
 import numpy as np
 from zoo import CompanionHead, CompanionDecay, DecodingHead, DeeplySupervised, LayerwiseSGD
-from zoo import Distiller, OneVsAllSquaredHinge
+from zoo import Distiller, MutualLearning, OneVsAllSquaredHinge
 
 rng = np.random.default_rng(0)
 images = rng.integers(0, 256, (64, 8, 8, 1)).astype("float32")
@@ -31,8 +31,8 @@ labels = rng.integers(0, 3, 64)
 sample_weight = rng.uniform(0, 2, 64).astype("float32")
 
 
-def deep(**arguments):
-    keras.utils.set_random_seed(1)
+def deep(seed=1, form="pool", **arguments):
+    keras.utils.set_random_seed(seed)
     x = inputs = keras.Input((8, 8, 1))
     x = keras.layers.Rescaling(1 / 255)(x)
     x = keras.layers.Conv2D(5, 3, activation="relu", name="conv1", kernel_regularizer="l2")(x)
@@ -40,7 +40,7 @@ def deep(**arguments):
     x = keras.layers.Conv2D(6, 3, strides=2, activation="relu", name="conv2")(x)
     trunk = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
     heads = {
-        layer: CompanionHead(3, kernel_regularizer="l2", name=f"{layer}_head")
+        layer: CompanionHead(3, form, kernel_regularizer="l2", name=f"{layer}_head")
         for layer in ("conv1", "conv2")
     }
     return DeeplySupervised(trunk, heads, **arguments)
@@ -63,11 +63,14 @@ def taught(**arguments):
 DISTILLERS = {
     "teacher and companions": lambda: taught(teacher=teacher(5), soft_companions=True),
     "ensemble": lambda: taught(teacher=[teacher(5), teacher(6)], soft_weight=0.9),
+    "peers": lambda: MutualLearning([deep(1).trunk, deep(2).trunk], temperature=2.0),
 }
 CASES = {
     "weights, schedule and soft targets": lambda: {
         "companion_weight": {"conv1": CompanionDecay(1.0, 5, 4), "conv2": 0.3},
         "soft_weight": 0.5,
+        "synergy": 0.2,
+        "form": "conv",
     },
     # The loss of some batches is above this threshold, of others below.
     "gate": lambda: {
@@ -91,7 +94,7 @@ def trained(case, replicas):
         model = DISTILLERS[case]() if case in DISTILLERS else deep(**CASES[case]())
         rate = keras.optimizers.schedules.CosineDecay(0.05, 30)
         optimizer = LayerwiseSGD(
-            rate, momentum=0.9, multipliers={"bias": 2.0, "_head": 0.5}, fresh_momentum_at=(10,)
+            rate, momentum=0.9, multipliers={"bias": 2.0, "conv2": 0.5}, fresh_momentum_at=(10,)
         )
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         # Keras makes the variables of metrics within a step, which is then traced twice.
@@ -130,6 +133,7 @@ REPLICAS = {
     "decoders": [2],
     "teacher and companions": [2],
     "ensemble": [2],
+    "peers": [2],
 }
 
 

@@ -11,7 +11,7 @@ from zoo.objectives import DeeplySupervised
 # The arguments of `nin_dsn` that it passes to `DeeplySupervised`. All others go to `nin`.
 _SUPERVISION = (
     *("companion_weight", "companion_loss", "threshold", "soft_weight", "temperature"),
-    *("decoders", "decoder_weight"),
+    *("synergy", "decoders", "decoder_weight"),
 )
 
 
@@ -40,14 +40,14 @@ def nin_dsn(
         input_shape, classes: as in `nin`.
         weights: as in `nin`, from a model that was trained with companions. The weights of the
             companions are loaded too, unless the number of classes differs.
-        companion_form: "pool" or "dense", as in `CompanionHead`.
+        companion_form: "pool", "dense" or "conv", as in `CompanionHead`.
         companion_taps: the layers that get a companion. "mlpconv" takes the hidden mlpconv layers.
             "conv" takes the first convolution of every mlpconv layer, before its ReLU, as the
             released code does.
         companion_initializer: the initializer of the companions' kernels.
         companion_regularizer: the regularizer of the companions' kernels.
-        arguments: companion_weight, companion_loss, threshold, soft_weight, temperature, decoders
-            and decoder_weight go to `DeeplySupervised`, all others to `nin`.
+        arguments: companion_weight, companion_loss, threshold, soft_weight, temperature, synergy,
+            decoders and decoder_weight go to `DeeplySupervised`, all others to `nin`.
 
     Raises:
         ValueError: if the taps are unknown, and where `nin` and `DeeplySupervised` raise it.

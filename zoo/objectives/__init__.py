@@ -5,12 +5,14 @@ import keras  # noqa: F401 (before our own: importing Keras registers them, see 
 from zoo.objectives import knowledge, specialists
 from zoo.objectives.deep_supervision import DeeplySupervised
 from zoo.objectives.distillation import Distiller
+from zoo.objectives.mutual import MutualLearning
 from zoo.objectives.teaching import ensemble_logits
 from zoo.objectives.wrapping import shipped, supervised
 
 __all__ = [
     "DeeplySupervised",
     "Distiller",
+    "MutualLearning",
     "ensemble_logits",
     "knowledge",
     "shipped",

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import threading
 
 import keras
@@ -17,6 +18,7 @@ from zoo.losses import (
 from zoo.objectives.class_weights import ClassWeights
 from zoo.objectives.compatibility import check_kinds, symbolic_inputs
 from zoo.objectives.deep_supervision_settings import DeepSettings
+from zoo.objectives.exits import Exits, scores_of
 from zoo.objectives.head_arguments import (
     check_heads,
     check_log_names,
@@ -39,7 +41,7 @@ from zoo.pixel_range import RawPixels
 
 
 @keras.saving.register_keras_serializable("zoo")
-class DeeplySupervised(RawPixels, Wrapping, ClassWeights, DeepSettings, keras.Model):
+class DeeplySupervised(RawPixels, Wrapping, ClassWeights, DeepSettings, Exits, keras.Model):
     """A model that also trains local classifiers, its companions, on hidden layers.
 
     Images -> the output logits of `model`. `fit` minimizes equation 3 of Deeply-Supervised Nets,
@@ -54,16 +56,17 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, DeepSettings, keras.Mo
     to ship, which shares the trained weights.
 
     The logs have the loss of each head (`output_loss`, `<layer>_loss`). They have `<layer>_gate`
-    (the share of batches in which the bracket was above zero), `<layer>_soft_target_error` and
-    `<layer>_decoding_error` if the arguments call for them. Metrics measure the output.
+    (the share of batches in which the bracket was above zero), `<layer>_soft_target_error`,
+    `synergy_loss` and `<layer>_decoding_error` if the arguments call for them. Metrics measure the
+    output.
 
     With decoders, some or all images may have no label: a label that is negative or NaN (one-hot:
     no entry of 0 or more), or `y=None`, is no label. Such an image counts for decoders and soft
     targets. Its weight is zero in the losses of labels, in metrics that are means and in
     `weighted_metrics`. Metrics that are no means, such as F1, belong in `weighted_metrics`.
 
-    Weights, thresholds, `soft_weight` and `temperature` may be assigned at any time, for example by
-    a callback: `model.companion_weight["mlpconv1"] = 0.1`. The next step uses them.
+    Weights, thresholds, `soft_weight`, `temperature` and `synergy` may be assigned at any time, for
+    example by a callback: `model.companion_weight["mlpconv1"] = 0.1`. The next step uses them.
 
     Arguments:
         model: a functional or sequential Keras model with one output, the logits (batch, classes).
@@ -82,6 +85,11 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, DeepSettings, keras.Mo
             the soft targets, and learns nothing from them. Zhang et al., Be Your Own Teacher,
             arXiv:1905.08094.
         temperature: the temperature of the soft targets, above 0.
+        synergy: the weight, a number >= 0, of the sum of `soft_target_loss` over all ordered pairs
+            of heads, of which the output is one: every head learns from every other, up and down.
+            The head that gives the soft targets of a pair learns nothing from it. Sun et al.,
+            Deeply-supervised Knowledge Synergy, arXiv:1906.00675, whose authors use
+            `synergy=1, temperature=1, companion_weight=1` and heads of `form="conv"`.
         decoders: {name of a layer: `DecodingHead`}: companions that need no labels.
         decoder_weight: the weight of the decoders' errors; as `companion_weight`.
 
@@ -103,6 +111,7 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, DeepSettings, keras.Mo
         threshold=None,
         soft_weight=0.0,
         temperature=3.0,
+        synergy=0.0,
         decoders=None,
         decoder_weight=1.0,
         name=None,
@@ -130,6 +139,7 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, DeepSettings, keras.Mo
         self.companion_loss = None if companion_loss is None else keras.losses.get(companion_loss)
         self.threshold = thresholds
         self.soft_weight, self.temperature = soft_weight, temperature
+        self.synergy = synergy
         self.check_soft_targets()
         self.decoders = dict(decoders)
         self.decoder_weight = decoder_weights
@@ -148,7 +158,7 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, DeepSettings, keras.Mo
         """Build the heads on symbolic outputs of their layers."""
         examples = symbolic_inputs(self.trunk)
         _, hidden = shapes(self._watched, examples)
-        check_scores(self.trunk, _scores(self.companions, hidden))
+        check_scores(self.trunk, scores_of(self.companions, hidden))
         self._errors(hidden, examples)
 
     def _errors(self, hidden, inputs, training=None):
@@ -170,6 +180,8 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, DeepSettings, keras.Mo
         names += [f"{layer}_gate" for layer in self.threshold]
         if self.soft_weight:
             names += [f"{layer}_soft_target_error" for layer in self.companions]
+        if self.synergy:
+            names.append("synergy_loss")
         names += [f"{layer}_decoding_error" for layer in self.decoders]
         logged = [name.replace("/", ".") for name in names]
         check_log_names(logged)
@@ -184,7 +196,7 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, DeepSettings, keras.Mo
         if training and self.steps is not None:
             self.steps.assign(self.steps + 1)
         output, hidden = self._watched(inputs, training)
-        scores = _scores(self.companions, hidden, training)
+        scores = scores_of(self.companions, hidden, training)
         errors = self._errors(hidden, inputs, training)
         return {"output": output, "companions": list(scores.values()), "errors": errors}
 
@@ -195,30 +207,6 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, DeepSettings, keras.Mo
     def supervised_model(self):
         """Return this model."""
         return self
-
-    def exits(self, images, batch_size=256):
-        """Return the logits of every head, by layer.
-
-        (n, height, width, channels) images in 0..255 -> {layer: (n, classes) array, ...,
-        "output": (n, classes) array}, the layers in the order of `companions`. An early exit saves
-        the layers above it: Teerapittayanon et al., BranchyNet, arXiv:1709.01686.
-        """
-        if self._exits is None:
-            # Keras would save the layers twice if it saw this model. It does not look into a
-            # partial.
-            self._exits = functools.partial(self.exits_model())
-        logits = self._exits.func.predict(images, batch_size=batch_size, verbose=0)
-        return {layer: logits[layer] for layer in (*self.companions, "output")}
-
-    def exits_model(self):
-        """Return a functional model of all exits: images -> {layer: logits, ..., "output": logits}.
-
-        It shares its weights with this model.
-        """
-        inputs = keras.tree.map_structure(
-            lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name), self.input
-        )
-        return keras.Model(inputs, _Exits(self._watched, self.companions)(inputs))
 
     @property
     def losses(self):
@@ -296,6 +284,12 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, DeepSettings, keras.Mo
                 loss = (1 - self.soft_weight) * loss + self.soft_weight * soft
             bracket = self._bracket(layer, loss, examples)
             objective = objective + self.weight_now(layer) * bracket
+        if self.synergy:
+            heads = [output, *y_pred["companions"]]
+            pairs = itertools.permutations(heads, 2)
+            loss = sum(soft_loss(*pair, sample_weight=sample_weight) for pair in pairs)
+            self._log("synergy_loss", loss, examples)
+            objective = objective + self.synergy * loss
         return objective
 
     def decoding(self, y_pred, sample_weight):
@@ -388,6 +382,8 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, DeepSettings, keras.Mo
             "threshold": dict(self.threshold) or None,
             "soft_weight": self.soft_weight,
             "temperature": self.temperature,
+            # Older models lack it, and keep their configuration and fingerprint.
+            **({"synergy": self.synergy} if self.synergy else {}),
             "decoders": {layer: serialize(decoder) for layer, decoder in self.decoders.items()},
             "decoder_weight": weights(self.decoder_weight),
         }
@@ -401,25 +397,6 @@ class DeeplySupervised(RawPixels, Wrapping, ClassWeights, DeepSettings, keras.Mo
         for key in ("companions", "companion_weight", "decoders", "decoder_weight"):
             config[key] = {layer: restore(value) for layer, value in config[key].items()}
         return cls(**{**config, "model": restore(config["model"])})
-
-
-def _scores(companions, hidden, training=None):
-    """Return {layer: scores of its companion}."""
-    return {layer: head(hidden[layer], training=training) for layer, head in companions.items()}
-
-
-class _Exits(layers.Layer):
-    """Images -> {layer: logits of its companion, ..., "output": logits}."""
-
-    def __init__(self, watched, companions):
-        super().__init__(autocast=False, name="exits")
-        # Keras finds the weights in these two.
-        self.trunk, self.companions = watched.model, dict(companions)
-        self.watched = watched
-
-    def call(self, images, training=None):
-        output, hidden = self.watched(images, training)
-        return {**_scores(self.companions, hidden, training), "output": output}
 
 
 class _Mask(layers.Layer):

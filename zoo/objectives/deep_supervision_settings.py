@@ -1,5 +1,7 @@
 """The settings of a `DeeplySupervised`, which may be assigned between two steps."""
 
+import math
+
 from zoo.losses import check_share, check_temperature
 from zoo.objectives.compiled_losses import check_activations, check_take_logits
 from zoo.objectives.head_arguments import threshold_by_layer, weight_by_layer
@@ -19,7 +21,7 @@ class DeepSettings(LiveSettings):
         """Return what a step depends on, and may have changed since the last one."""
         by_layer = [getattr(self, name) for name in _BY_LAYER]
         copies = [dict(each) if isinstance(each, dict) else each for each in by_layer]
-        return copies, self.soft_weight, self.temperature
+        return copies, self.soft_weight, self.temperature, self.synergy
 
     def check_settings(self):
         """Raise ValueError if a setting was assigned that a step cannot use."""
@@ -36,22 +38,30 @@ class DeepSettings(LiveSettings):
         check_counted(self, self.scheduled())
         used = [f"{layer}_gate" for layer in thresholds]
         used += [f"{layer}_soft_target_error" for layer in self.companions if self.soft_weight]
+        used += ["synergy_loss"] * bool(self.synergy)
         if missing := [name for name in used if name not in self._logs]:
             raise ValueError(
                 f"{self.name!r} was made without what logs {', '.join(missing)}. Give it the "
-                "threshold, or a soft_weight above 0, when you make it."
+                "threshold, or a soft_weight or synergy above 0, when you make it."
             )
 
     def check_soft_targets(self):
-        """Raise ValueError for a share or a temperature out of range."""
+        """Raise ValueError for a share, a temperature or a synergy out of range."""
         check_share("soft_weight", self.soft_weight)
         check_temperature(self.temperature)
+        if not (math.isfinite(self.synergy) and self.synergy >= 0):
+            raise ValueError(f"synergy is a finite number >= 0; received {self.synergy!r}.")
+        if self.synergy and not self.companions:
+            raise ValueError(
+                f"synergy is {self.synergy}, and the output has no companion to learn from. Give "
+                "companions, or leave synergy out."
+            )
 
     def check_compiled(self, output):
         """Raise ValueError if a loss takes no logits, or does not suit the soft targets."""
         for loss in (self.loss, self.companion_loss):
             if loss is not None:
                 check_take_logits(self, loss)
-        if self.soft_weight:
-            advice = "Give DeeplySupervised soft_weight=0."
+        if self.soft_weight or self.synergy:
+            advice = "Give DeeplySupervised soft_weight=0 and synergy=0."
             check_activations(self.loss, {"output": ("softmax", output.shape[-1])}, advice)

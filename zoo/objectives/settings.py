@@ -134,8 +134,11 @@ class LiveSettings(keras.Model):
     """A model whose settings may be assigned at any time: the next step uses them.
 
     A class that derives from it has `settings()`, which returns what is compared with `==`, and
-    `check_settings()`, which raises ValueError for settings that no step can use.
+    `check_settings()`, which raises ValueError for settings that no step can use. One with
+    schedules has `steps`, the variable that counts them.
     """
+
+    steps = None
 
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:
