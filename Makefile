@@ -11,7 +11,7 @@ demo: .venv/ready
 	@$(BIN)/zoo predict demo/saved_models/digits_nin_dsn demo/runs/digits_nin_dsn/demo/examples/*.png
 	@echo; echo "Everything is in demo/. Open demo/runs/digits_nin_dsn/demo/report.html, and next:"
 	@echo "  $(BIN)/zoo list                                   other recipes"
-	@echo "  $(BIN)/zoo train nin_dsn --data FOLDER            your own images, in class folders"
+	@echo "  $(BIN)/zoo train photos --data FOLDER             your own images, in class folders"
 	@echo "  $(BIN)/zoo predict demo/saved_models/digits_nin_dsn IMAGE..."
 
 test: .venv/ready

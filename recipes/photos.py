@@ -1,4 +1,4 @@
-"""Your own photographs, a NIN from random weights, `zoo train photos --data FOLDER`."""
+"""Your own photographs, from scratch: 78.3 % of 8 classes, 3 seeds; 111 CPU s; a CNN has 58.0 %."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,18 @@ from zoo.training.families.fast import FastRecipe
 
 @dataclass(frozen=True)
 class Recipe(FastRecipe):
-    """A small set of photographs, from scratch. --data is all that it needs."""
+    """A small set of photographs, from scratch. --data is all that it needs.
+
+    benchmarks/finetuning.py measures it: 960 photographs of 64 x 64 pixels from Tiny ImageNet, last
+    epoch, judged on 3,040 others, beside a plain CNN that learns for as long.
+    """
 
     data: str = ""
     """Your images: a folder of class folders, a TFDS name, or an .npz file."""
     image_size: tuple[int, int] | int | None = 64
     """Height and width to resize the images to. One number stands for both."""
-    # Right of 3,040 photographs of 8 other classes, 960 to learn from, seed 0: 76.7 % after 20 epochs,
-    # 79.2 % after 40.
+    # Of 3,040 photographs of other classes than in the title 76.7 % are right after 20 epochs, and
+    # 79.2 % after 40, seed 0.
     epochs: int = 40
     batch_size: int = 0
     """Number of images in a batch. 0: a twenty-fourth of the training images, from 8 to 64."""

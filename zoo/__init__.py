@@ -42,6 +42,7 @@ _HOME = {
     "DeeplySupervised": "objectives",
     "Distiller": "objectives",
     "MutualLearning": "objectives",
+    "with_teacher_head": "objectives",
     "load_model": "saving",
     "mlp": "models",
     "nin": "models",

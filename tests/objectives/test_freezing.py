@@ -92,6 +92,10 @@ HOLDING = {
         lambda: distiller(knowledge.CorrelationCongruence("conv2", "conv2", units=2)),
         lambda m: m.knowledge[0],
     ),
+    "ProjectedFeatures": (
+        lambda: distiller(knowledge.ProjectedFeatures("conv", "conv")),
+        lambda m: m.knowledge[0],
+    ),
     "KnowledgeReview": (
         lambda: distiller(knowledge.KnowledgeReview(["conv", "conv2"], ["conv", "conv2"])),
         lambda m: m.knowledge[0],
@@ -100,7 +104,7 @@ HOLDING = {
 PLAIN = {
     *("BatchNormalization", "GlobalContrastNormalization", "LocalContrastNormalization"),
     *("ApplicationPreprocessing", "PatchWhitening", "ZCAWhitening", "Dustbin"),
-    *("LogitRegression", "DecoupledSoftTargets", "AttentionTransfer"),
+    *("LogitRegression", "MapRegression", "DecoupledSoftTargets", "AttentionTransfer"),
     *("SimilarityPreserving", "RelationalDistance", "RelationalAngle"),
     *("SoftTargets", "RelationalMatching", "MultiLevelLogits", "ProbabilisticTransfer"),
     *("NeuronSelectivityTransfer", "ClassAttentionTransfer", "ScaleDecoupledSoftTargets"),

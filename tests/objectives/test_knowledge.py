@@ -361,6 +361,8 @@ MADE = {
     "SoftTargets": lambda: knowledge.SoftTargets(2.0, standardize=True, weight=9),
     "RelationalMatching": lambda: knowledge.RelationalMatching(4.0, 1.0, 2.0, weight=2),
     "MultiLevelLogits": lambda: knowledge.MultiLevelLogits((2.0, 4.0), weight=0.9),
+    "MapRegression": lambda: knowledge.MapRegression("a", "b", weight=2),
+    "ProjectedFeatures": lambda: knowledge.ProjectedFeatures(["a", "b"], ["c", "d"], weight=2),
     "NeuronSelectivityTransfer": lambda: knowledge.NeuronSelectivityTransfer("a", "b", weight=50),
     "VariationalInformation": lambda: knowledge.VariationalInformation(["a", "b"], ["c", "d"]),
     "ClassAttentionTransfer": lambda: knowledge.ClassAttentionTransfer(
@@ -470,6 +472,8 @@ made = {
     "NeuronSelectivityTransfer": (["a", "c"], student[:1], teacher[1:]),
     "VariationalInformation": (["a", "c"], student[:1], teacher[1:]),
     "CorrelationCongruence": (["a", "c"], student[:1], teacher[1:]),
+    "MapRegression": (["a", "c"], maps[:1], maps[1:]),
+    "ProjectedFeatures": (["a", "c"], student[1:], teacher[:1]),
     "ClassAttentionTransfer": (["a", "c"], maps[:1], maps[1:]),
     "ScaleDecoupledSoftTargets": (["a", "c"], maps[:1], maps[1:]),
 }

@@ -69,6 +69,8 @@ OF_MAPS = {
     "NeuronSelectivityTransfer": ([["a", "b"], ["c", "d"]], [2, 3], [3, 3]),
     "VariationalInformation": ([["a", "b"], ["c", "d"]], [2, 3], [3, 3]),
     "Flow": ([["a", "b"], ["c", "d"]], [2, 3], [3, 3]),
+    "MapRegression": (["a", "c"], [3], [3]),
+    "ProjectedFeatures": (["a", "c"], [2], [3]),
     "ClassAttentionTransfer": (["a", "c"], [3], [3]),
     "ScaleDecoupledSoftTargets": (["a", "c"], [3], [3]),
     "SimilarityPreserving": (["a", "c"], [2], [3]),

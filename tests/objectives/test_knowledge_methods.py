@@ -152,6 +152,23 @@ def variational(student, teacher, *weights):
     return (0.5 * ((mean - target) ** 2 / variance + np.log(variance))).mean()
 
 
+def map_regression(student, teacher):
+    size = [min(pair) for pair in zip(student[0].shape[1:3], teacher[0].shape[1:3], strict=True)]
+    one, other = (averaged(each, *size) for each in (student[0], teacher[0]))
+    return ((one - other) ** 2).mean()
+
+
+def projected(student, teacher, kernel):
+    """OurDistillationLoss.forward_loss of the authors' code for ImageNet."""
+
+    def pooled(features):
+        return features.reshape(len(features), -1, features.shape[-1]).mean(1)
+
+    own, target = pooled(student[0]) @ kernel, pooled(teacher[0])
+    own, target = ((x - x.mean(0)) / np.sqrt(x.var(0) + 1e-4) for x in (own, target))
+    return np.log((np.abs(own - target) ** 4).sum() + 1e-5)
+
+
 # name: (the object, its formula, shapes of the student's and the teacher's features)
 TWO = (["a", "b"], ["c", "d"])
 LOGITS, MAPS = [(4, 5)], [(4, 4, 4, 3)]
@@ -223,6 +240,18 @@ CASES = {
         correlation,
         [(4, 2, 2, 1)],
         [(4, 5)],
+    ),
+    "maps, x 1.5": (
+        lambda: knowledge.MapRegression("a", "b"),
+        map_regression,
+        MAPS,
+        [(4, 6, 6, 3)],
+    ),
+    "projected": (
+        lambda: knowledge.ProjectedFeatures("a", "b"),
+        projected,
+        [(4, 2, 3, 3)],
+        [(4, 2)],
     ),
     "variational": (
         lambda: knowledge.VariationalInformation("a", "b"),
@@ -320,7 +349,7 @@ def test_values_and_gradients_are_numbers_where_features_coincide(name, alike, r
         assert np.abs(gradient).max() < (1e7 if name == "review" else 1e3)
 
 
-@pytest.mark.parametrize("name", sorted(CASES.keys() - {"correlation", "variational"}))
+@pytest.mark.parametrize("name", sorted(CASES.keys() - {"correlation", "projected", "variational"}))
 def test_what_is_known_already_teaches_nothing(name, rng):
     make, _, shapes, _ = CASES[name]
     given = drawn(rng, shapes)
@@ -328,6 +357,19 @@ def test_what_is_known_already_teaches_nothing(name, rng):
     np.testing.assert_allclose(value, 0, atol=1e-5)
     for gradient in gradients:
         np.testing.assert_allclose(gradient, 0, atol=1e-5)
+
+
+def test_projected_features_that_are_known_already_have_the_least_loss(rng):
+    (given,) = drawn(rng, [(4, 3)])
+    taught = knowledge.ProjectedFeatures("a", "b")
+    taught([given], [given])
+    taught.set_weights([np.eye(3)])
+    value, gradients = value_and_gradients(taught, [given], [7 * given + 2])
+    np.testing.assert_allclose(value, np.log(1e-5), atol=1e-3)
+    for gradient in gradients:
+        np.testing.assert_allclose(gradient, 0, atol=1e-3)
+    other = [given[::-1].copy()]
+    assert value_and_gradients(taught, other, [given])[0] > 0
 
 
 def test_the_variance_of_known_maps_begins_at_5_and_falls(rng):

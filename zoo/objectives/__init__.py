@@ -6,6 +6,7 @@ from zoo.objectives import knowledge, specialists
 from zoo.objectives.deep_supervision import DeeplySupervised
 from zoo.objectives.distillation import Distiller
 from zoo.objectives.mutual import MutualLearning
+from zoo.objectives.teacher_head import with_teacher_head
 from zoo.objectives.teaching import ensemble_logits
 from zoo.objectives.wrapping import shipped, supervised
 
@@ -18,4 +19,5 @@ __all__ = [
     "shipped",
     "specialists",
     "supervised",
+    "with_teacher_head",
 ]

@@ -18,6 +18,18 @@ def unit(vectors):
     return ops.where(nonzero, vectors * ops.rsqrt(ops.where(nonzero, square, 1.0)), 0.0)
 
 
+def pooled(features):
+    """Return the mean over all places: (batch, ..., c) -> (batch, c)."""
+    return ops.mean(features, axis=tuple(range(1, len(features.shape) - 1)))
+
+
+def normalized(vectors):
+    """Normalize each value over the batch, as batch normalization: (batch, n) -> (batch, n)."""
+    centered = vectors - ops.mean(vectors, axis=0, keepdims=True)
+    variance = ops.mean(ops.square(centered), axis=0, keepdims=True)
+    return centered * ops.rsqrt(variance + 1e-4)
+
+
 def resized(features, size):
     """Resize features bilinearly, with antialiasing: (batch, [h,] w, c) -> (batch, *size, c)."""
 

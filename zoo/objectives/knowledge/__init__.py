@@ -12,7 +12,9 @@ from zoo.objectives.knowledge.class_maps import ClassAttentionTransfer, ScaleDec
 from zoo.objectives.knowledge.features import (
     AttentionTransfer,
     Hint,
+    MapRegression,
     NeuronSelectivityTransfer,
+    ProjectedFeatures,
     VariationalInformation,
 )
 from zoo.objectives.knowledge.relations import (
@@ -42,9 +44,11 @@ __all__ = [
     "Knowledge",
     "KnowledgeReview",
     "LogitRegression",
+    "MapRegression",
     "MultiLevelLogits",
     "NeuronSelectivityTransfer",
     "ProbabilisticTransfer",
+    "ProjectedFeatures",
     "RelationalAngle",
     "RelationalDistance",
     "RelationalMatching",

@@ -5,7 +5,15 @@ import math
 import keras
 from keras import ops
 
-from zoo.objectives.feature_math import flat, of_one_size, resized, rows_of_places, unit
+from zoo.objectives.feature_math import (
+    flat,
+    normalized,
+    of_one_size,
+    pooled,
+    resized,
+    rows_of_places,
+    unit,
+)
 from zoo.objectives.knowledge.base import Knowledge, OfMaps, connector
 
 
@@ -43,6 +51,66 @@ class Hint(Knowledge):
                 hidden = resized(hidden, size)
             errors.append(ops.mean(ops.square(flat(connect(hidden) - target)), axis=-1))
         return sum(errors)
+
+
+@keras.saving.register_keras_serializable("zoo")
+class MapRegression(OfMaps):
+    """The mean squared difference of two maps of as many channels, without a connector.
+
+    Maps (batch, h, w, c) of any sizes -> (batch,), from 0, summed over the pairs of layers. The
+    larger of two maps is averaged down to the size of the smaller. It is the loss of SimKD, for the
+    maps that `zoo.with_teacher_head` projects: Chen et al., Knowledge Distillation with the Reused
+    Teacher Classifier, arXiv:2203.14001, and the authors' code. Their weight is 1, without labels
+    and soft targets.
+    """
+
+    def connect(self, names, student, teacher):
+        super().connect(names, student, teacher)
+        if student[-1] != teacher[-1]:
+            self.refuse(names, student, teacher, "two maps of as many channels")
+
+    def of_pair(self, student, teacher):
+        student, teacher = of_one_size(student, teacher)
+        return ops.mean(ops.square(flat(student - teacher)), axis=-1)
+
+
+@keras.saving.register_keras_serializable("zoo")
+class ProjectedFeatures(Knowledge):
+    """Projected and normalized features, compared in the logarithm (SRD, a simple recipe).
+
+    Maps (batch, h, w, c), tokens (batch, n, c) or vectors (batch, units), of any size and width on
+    either side -> (batch,), from log(1e-5), about -11.5, summed over the pairs of layers. Maps and
+    tokens are averaged over their places. A dense layer projects the student's features to the
+    teacher's width. Both are normalized over the batch, (x - mean) / sqrt(variance + 1e-4), without
+    scale and shift, and the loss is
+
+        log(1e-5 + sum over batch and channels of |student - teacher|^4)
+
+    It is that of the batch, and the same for all its examples. Examples are compared with those of
+    the same replica. The projector has no bias, because the normalization takes it away. Miles and
+    Mikolajczyk, Understanding the Role of the Projector in Knowledge Distillation,
+    arXiv:2303.11098, and the authors' code: the loss and the 1e-4 of ResNet on ImageNet, and the
+    1e-5 of their transformers. Their weight for ResNet is 2, on the maps of the last stage, beside
+    labels and soft targets of temperature 1 and weight 1.
+    """
+
+    def __init__(self, student, teacher, *, weight=1.0, **kwargs):
+        super().__init__(student, teacher, weight=weight, **kwargs)
+        self.projectors = []
+
+    def connect(self, names, student, teacher):
+        for shape in (student, teacher):
+            if len(shape) not in (2, 3, 4) or shape[-1] is None:
+                self.refuse(names, student, teacher, "maps, tokens or vectors of known channels")
+        number, vectors = len(self.projectors) + 1, (student[0], student[-1])
+        self.projectors.append(connector(number, "projector", teacher[-1], vectors, use_bias=False))
+
+    def loss(self, student, teacher, labels):
+        total = 0.0
+        for own, target, project in zip(student, teacher, self.projectors, strict=True):
+            own, target = normalized(project(pooled(own))), normalized(pooled(target))
+            total = total + ops.log(1e-5 + ops.sum((own - target) ** 4))
+        return ops.broadcast_to(total, ops.shape(student[0])[:1])
 
 
 @keras.saving.register_keras_serializable("zoo")
