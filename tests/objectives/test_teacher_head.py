@@ -172,6 +172,12 @@ class Subclassed(keras.Model):
         return x
 
 
+def softmax_teacher():
+    maps = net()
+    means = layers.GlobalAveragePooling2D()(maps.get_layer("conv").output)
+    return keras.Model(maps.inputs, layers.Dense(3, "softmax", name="end")(means))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -181,6 +187,10 @@ class Subclassed(keras.Model):
         (lambda: joined(net(), net(), "logits"), r"expects maps \(batch, h, w, c\)"),
         (lambda: joined(net(), net(head="skip"), "second"), "take more than its output"),
         (lambda: joined(net(stride=2), net(head="flat")), "do not take maps of 4 x 4"),
+        (
+            lambda: joined(net(), softmax_teacher()),
+            r"gives probabilities.*teacher.get_layer\('end'\).activation = ",
+        ),
         (lambda: joined(net(), net(), factor=0), "factor .* is 0"),
         (lambda: joined(net(), net(), factor=5), "4 channels"),
     ],

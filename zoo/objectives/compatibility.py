@@ -31,25 +31,26 @@ def check_kinds(role, student, kinds):
         if kind in (SOFTMAX, SIGMOID):
             raise ValueError(
                 f"The {role} {student.name!r} gives probabilities, of a {kind}. A {role} gives "
-                f"logits. {_way_to_logits(shipped(student))} Then compile it with a loss of "
+                f"logits. {_way_to_logits(role, shipped(student))} Then compile it with a loss of "
                 "from_logits=True."
             )
 
 
-def _way_to_logits(student):
-    """Return a sentence about how this student gives logits."""
+def _way_to_logits(role, student):
+    """Return a sentence about how this model gives logits; its code calls the model by its role."""
+    name = role if role.isidentifier() else "model"
     own = [each for each in getattr(student, "layers", ()) if each in ends(student)]
     if own and getattr(own[0], "activation", None) is not None:
         return (
-            f"Take the activation away: student.get_layer({own[0].name!r}).activation = "
+            f"Take the activation away: {name}.get_layer({own[0].name!r}).activation = "
             "keras.activations.linear."
         )
     if own and isinstance(own[0], layers.Softmax):
         if isinstance(student, keras.Sequential):
-            return "Take its last layer away: student.pop()."
+            return f"Take its last layer away: {name}.pop()."
         return (
-            "End before its last layer: keras.Model(student.inputs, "
-            f"student.get_layer({own[0].name!r}).input)."
+            f"End before its last layer: keras.Model({name}.inputs, "
+            f"{name}.get_layer({own[0].name!r}).input)."
         )
     return "Leave the softmax or sigmoid out where it is made: return what goes into it."
 

@@ -63,7 +63,7 @@ class MutualLearning(Wrapping, LiveSettings, keras.Model):
         if len(self.peers) < 2:
             raise ValueError(f"MutualLearning takes two peers or more; received {len(self.peers)}.")
         for peer in self.peers:
-            check_kinds(f"peer {peer.name!r}", peer, kinds_of(peer))
+            check_kinds("peer", peer, kinds_of(peer))
         shapes = [peer.output_shape for peer in self.peers]
         if any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"All peers give logits of one shape; received {shapes}.")

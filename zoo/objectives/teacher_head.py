@@ -3,7 +3,9 @@
 import keras
 from keras import layers
 
+from zoo.objectives.compatibility import check_kinds
 from zoo.objectives.knowledge.base import check_size
+from zoo.objectives.probabilities import kinds_of
 from zoo.objectives.taps import find
 from zoo.objectives.wrapping import input_structure, shipped
 
@@ -54,7 +56,8 @@ def with_teacher_head(
         name: the name of the model.
 
     Raises:
-        ValueError: for a student or teacher of another kind; for a layer that does not exist, runs
+        ValueError: for a student or teacher of another kind; for a teacher that gives
+            probabilities, since a student gives logits; for a layer that does not exist, runs
             more than once, or gives no such maps; for a teacher whose later layers take more than
             these maps, or do not take maps of the projector's size; for a factor that is not a
             whole number from 1 to d.
@@ -62,6 +65,7 @@ def with_teacher_head(
     check_size("factor of with_teacher_head", factor)
     source = _maps("student", student, student_layer)
     target = _maps("teacher", teacher, teacher_layer)
+    check_kinds("teacher", teacher, kinds_of(teacher))
     if factor > target.shape[-1]:
         raise ValueError(
             f"The factor of with_teacher_head is {factor}; {teacher_layer!r} has "
