@@ -1,4 +1,4 @@
-"""What a model answers to its test images: how often it is right, and its nearest mistakes."""
+"""The answers of a model to its test images: how often it is right, and its nearest mistakes."""
 
 from dataclasses import dataclass
 

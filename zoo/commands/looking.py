@@ -30,7 +30,7 @@ _SIDE = 336  # pixels of a confidence map on the page
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says about an image.
+    """The answer of a model to an image, and what explains it.
 
     Attributes:
         pixels: the image as the model receives it, uint8 (h, w, c).

@@ -180,12 +180,12 @@ class Distiller(
 
     @property
     def activation(self):
-        """What makes probabilities of logits: "softmax", "sigmoid", or {name of an output: it}."""
+        """The function from logits to probabilities: its name, or {name of an output: its name}."""
         return self._soft_outputs.activation
 
     @property
     def agreement(self):
-        """Whether `evaluate` compares the student with the teacher."""
+        """True if `evaluate` compares the student with the teacher."""
         return bool(self._comparison)
 
     def _check_log_names(self, names):

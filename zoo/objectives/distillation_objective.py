@@ -1,4 +1,4 @@
-"""What a `Distiller` minimizes: the losses of the labels, the soft targets and the knowledge."""
+"""The objective of a `Distiller`: the losses of labels, soft targets and knowledge."""
 
 import re
 
