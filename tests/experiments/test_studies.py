@@ -68,6 +68,12 @@ def test_the_page_of_a_study_begins_with_its_docstring(name):
 @pytest.mark.parametrize("name", studies.NAMES)
 def test_the_page_of_a_study_ends_with_what_would_be_written_now(name):
     module = study(name)
+    last = (PAGES / f"{name}.md").read_text(encoding="utf-8").splitlines()[-1]
+    if not module.RUNS:
+        assert re.sub(r" on .*, without", "", last) == re.sub(
+            r" on .*, without", "", studies._made_by(name, {})
+        )
+        return
     recipes = sorted({fields.get("recipe", "small_net") for fields in module.RUNS.values()})
     links = " and ".join(f"[recipes/{each}.py](../../recipes/{each}.py)" for each in recipes)
     seeds = range(module.SEEDS)
@@ -76,12 +82,12 @@ def test_the_page_of_a_study_ends_with_what_would_be_written_now(name):
     minutes = counted(studies.MINUTES[name], "minute")
     made_by = (
         f"Made by `zoo figure {name}`: {counted(len(runs), 'run')}, {which} of {links}, {minutes} "
-        "of training in all on 2 cores (AMD EPYC), commit "
+        "of training in all on 2 cores ("
     )
-    last = (PAGES / f"{name}.md").read_text(encoding="utf-8").splitlines()[-1]
     assert last.startswith(made_by)
     not_committed = " with changes that were not committed, so nobody can check out the code"
-    assert re.fullmatch(rf"[0-9a-f]{{7}}({not_committed})?\.", last.removeprefix(made_by))
+    rest = last.removeprefix(made_by)
+    assert re.fullmatch(rf"[^;]+\), commit [0-9a-f]{{7}}({not_committed})?\.", rest)
 
 
 def test_the_list_of_the_pages_has_each_study_and_its_minutes():
@@ -94,7 +100,7 @@ def test_the_list_of_the_pages_has_each_study_and_its_minutes():
 @pytest.mark.parametrize("name", studies.NAMES)
 def test_the_fields_of_a_study_are_those_of_the_recipe_with_allowed_values(name):
     runs = study(name).RUNS
-    assert len(runs) >= 1
+    assert len(runs or study(name).MODELS) >= 1
     before = set()
     for label, fields in runs.items():
         cls, given = recipe_of(fields)

@@ -8,7 +8,9 @@ import pytest
 import zoo
 import zoo.recipe
 import zoo.training
+from zoo.data import load
 from zoo.experiments.studies import (
+    early_exits,
     feature_maps,
     hidden,
     nin_confidence_maps,
@@ -50,7 +52,6 @@ def rng():
     [
         ("probes", 1, 4, 6, (1, 5), "{accuracy:.1f}"),
         ("feature_maps", 3, 2, 4, None, None),
-        ("nin_confidence_maps", 1, 2, 2, (0, 1), "{accuracy:.2f}"),
         ("pooling_heads", 2, 6, 4, (5, 2), "{error:.2f}"),
         ("translations", 2, 6, 6, (5, 2), "{accuracy:.1f}"),
     ],
@@ -184,6 +185,65 @@ def test_the_largest_value_and_the_largest_mean_are_of_different_maps():
     maps[0, :, :, 1], maps[0, 1, 0, 2] = 2, 5
     assert nin_confidence_maps.predicted(maps) == [1]
     assert nin_confidence_maps.strongest(maps) == [2]
+
+
+def test_confidence_maps_of_a_trained_model(run, monkeypatch):
+    net, test = load_model(run.folder), load("digits", "test")
+    asked = []
+    monkeypatch.setattr(nin_confidence_maps, "load", lambda *name: asked.append(name) or test)
+    trained = SimpleNamespace(trunk=net)
+    monkeypatch.setattr(nin_confidence_maps.pretrained, "load", {"cifar10_nin_dsn": trained}.get)
+    figure, table = nin_confidence_maps.show({})
+    assert asked == [("cifar10", "test")]
+    assert table.rows[0][1] == f"{100 * run.results['accuracy']:.2f}"
+    figure.draw_without_rendering()
+
+
+def test_an_image_leaves_at_the_first_head_that_is_sure_enough():
+    """By hand: two classes, two exits and the output; logits of +-2 are 0.98 sure."""
+    first, second, last = np.array([[2.0, -2], [0, 0.1], [2, -2]]), np.zeros((3, 2)), np.eye(3, 2)
+    logits = {"a": first, "b": second, "output": last}
+    labels = np.array([0, 1, 1])
+    costs = [10, 20, 60]
+    # The second image leaves at the output, which is right; the third is wrong at the first exit.
+    assert early_exits.leaving(logits, costs, labels, 0.9) == pytest.approx((200 / 3, 80 / 3))
+    assert early_exits.leaving(logits, costs, labels, 0.5)[1] == 10
+    assert early_exits.leaving(logits, costs, labels, 0.99)[1] == 60
+    found = early_exits.at_each(logits, costs, labels)
+    assert found == [
+        ("a", pytest.approx(200 / 3), 10),
+        ("b", pytest.approx(100 / 3), 20),
+        ("output", pytest.approx(200 / 3), 60),
+    ]
+
+
+def test_early_exits_of_trained_models(monkeypatch):
+    test = load("digits", "test").subset(60)
+    model = zoo.nin_dsn((8, 8, 1), 10, width=0.05)
+    small = zoo.nin((8, 8, 1), 10, width=0.02)
+    names, asked = set(), set()
+
+    def trained(weights, **_):
+        names.add(weights)
+        return SimpleNamespace(model=small if "student" in weights else model)
+
+    monkeypatch.setattr(early_exits, "load", lambda *name: asked.add(name) or test)
+    monkeypatch.setattr(early_exits.pretrained, "load", trained)
+    figure, table = early_exits.show({})
+    assert asked == {(name, "test") for name in ("cifar10", "fashion_mnist", "mnist")}
+    assert names == {f"{name}_{end}" for name, _ in asked for end in ("nin_dsn", "student")}
+    figure.draw_without_rendering()
+    rows = table.rows[: len(table.rows) // 3]
+    assert [row[1] for row in rows[:3]] == ["mlpconv1", "mlpconv2", "output"]
+    answers = model.predict(test.images.astype("float32"), verbose=0).argmax(axis=1)
+    assert rows[2][2:] == (f"{100 * (answers == test.labels).mean():.2f}", "100.0")
+    alone = early_exits.costs_of(model, together=False)
+    passing = early_exits.costs_of(model, together=True)
+    assert alone[0] == passing[0] < passing[1] < passing[2]
+    assert alone[1] < passing[1]  # by the companion of mlpconv1
+    assert alone[2] < passing[2]  # by both companions
+    shares = [float(row[3]) for row in rows[3:-1]]
+    assert shares == sorted(shares)
 
 
 def test_a_row_shows_the_image_and_each_map_where_it_is_largest(rng):

@@ -7,6 +7,8 @@ lines say what the paper reports, and where our setting differs. A study has thr
     SEEDS: how many runs of each label
     show: a function that gets the finished runs, and returns a figure and a `zoo.tables.Table`
 
+A study of the trained models in saved_models/ has no RUNS. Its MODELS are {label: name}.
+
 Three keys of a run's fields are special. "recipe" names the recipe; by default it is small_net.
 "teachers" are labels of runs that come before, and mean their run of the same seed. "seed" is the
 seed of all runs of the label. Studies share runs that have the same fields.
@@ -15,11 +17,13 @@ seed of all runs of the label. Studies share runs that have the same fields.
 import ast
 import functools
 import importlib
+import os
 import re
 from pathlib import Path
 
 import numpy as np
 
+from zoo import exports, provenance
 from zoo import recipe as recipes
 from zoo.errors import UsageError
 from zoo.runs import Run
@@ -36,7 +40,8 @@ MINUTES = {
     "deep_and_narrow": 3,
     "probes": 33,
     "feature_maps": 21,
-    "nin_confidence_maps": 2,
+    "nin_confidence_maps": 1,
+    "early_exits": 1,
     "pooling_heads": 6,
     "translations": 6,
     "dropout": 15,
@@ -191,6 +196,8 @@ def introduction(name):
 
 def _made_by(name, finished):
     """Return the last line of a page: its runs, their time, hardware and code."""
+    if not finished:
+        return _made_by_models(name)
     runs = {run.folder: run for of_label in finished.values() for run in of_label}
     first, seeds = next(iter(runs.values())), len(next(iter(finished.values())))
     hardware, commit = first.versions["hardware"], (first.versions["commit"] or "unknown")[:7]
@@ -206,6 +213,23 @@ def _made_by(name, finished):
         f"Made by `zoo figure {name}`: {counted(len(runs), 'run')}, {of_seeds} of {links}, {time} "
         f"of training in all on {counted(hardware['cores'], 'core')} ({hardware['cpu']}), "
         f"commit {commit}{changes}."
+    )
+
+
+def _made_by_models(name):
+    """Return the last line of the page of a study that trains nothing."""
+    versions = {
+        model: exports.find_version(exports.resolve(model)).name
+        for model in _study(name).MODELS.values()
+    }
+    models = ", ".join(
+        f"[{model}](../../saved_models/{model}/README.md) version {version}"
+        for model, version in versions.items()
+    )
+    cores = counted(len(os.sched_getaffinity(0)), "core")
+    return (
+        f"Made by `zoo figure {name}` on {cores} ({provenance.processor()}), without a training. "
+        f"Models: {models}."
     )
 
 
