@@ -69,7 +69,7 @@ class Recipe(zoo.recipe.Recipe):
         cache = teachers.cache(
             models,
             data,
-            self._file(models),
+            "runs/soft_targets",
             # The logits of one teacher serve all temperatures; the mean of an ensemble serves one.
             temperature=self.temperature if len(models) > 1 else None,
             views=self.views,
@@ -82,22 +82,6 @@ class Recipe(zoo.recipe.Recipe):
             temperature=self.temperature,
             **views,
         )
-
-    def _file(self, models):
-        """Return the file of the soft targets, named after all that they depend on.
-
-        The cache also compares the contents.
-        """
-        import hashlib
-        from pathlib import Path
-
-        from zoo.fingerprint import fingerprint
-
-        parts = [self.data, self.image_size, self.examples, self.validation, self.without]
-        parts += [self.shift and (self.shift, self.views, self.seed)]
-        parts += [len(models) > 1 and self.temperature, *map(fingerprint, models)]
-        name = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-        return Path("runs/soft_targets") / f"{name}.npz"
 
     def model(self, data, steps):
         return zoo.Distiller(

@@ -177,6 +177,18 @@ def test_other_targets_than_those_kept_are_refused(change, tmp_path):
             kept.batches(batch_size=4, **given)
 
 
+def test_in_a_folder_each_set_of_soft_targets_has_a_file(tmp_path):
+    asked = {"data": images(), "file": tmp_path / "folder", "views": 2, "augmentation": MOVED}
+    first = cache(teacher(), **asked)
+    assert cache(teacher(), **asked).file == first.file
+    assert first.file.parent == tmp_path / "folder"
+    others = [{"seed": 6}, {"views": 3}, {"data": images(seed=1)}, {"keep": "float32"}]
+    files = {cache(teacher(), **{**asked, **changed}).file for changed in others}
+    files.add(cache(teacher(1), **asked).file)
+    assert len(files | {first.file}) == 6
+    np.testing.assert_array_equal(cache(teacher(), **asked).logits, first.logits)
+
+
 def test_images_as_they_are_have_one_view_whatever_the_seed(tmp_path):
     data, model = images(), teacher()
     cache(model, data, tmp_path / "c.npz", seed=1)

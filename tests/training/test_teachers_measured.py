@@ -219,6 +219,31 @@ def test_a_teacher_that_cannot_read_the_views_answers_on_the_images(
             assert np.abs(same - row).sum(axis=1).min() < 1e-3
 
 
+def test_teachers_answer_once_on_a_number_of_views(file, data, tmp_path, monkeypatch):
+    file.write_text(file.read_text() + MOVING)
+    monkeypatch.chdir(tmp_path)
+    run, said = train(file, teacher(), data, tmp_path, teachers_see="views", views=2)
+    assert "once on each of the 2 views of each training image" in said
+    assert run.results["teachers"][0]["answers_on"] == "views"
+    assert len(list(tmp_path.glob("runs/soft_targets/*.npz"))) == 1
+    recipe = zoo.recipe.load(file)(
+        data=data, teachers=(str(tmp_path / "teacher.keras"),), teachers_see="views", views=2
+    )
+    training, _ = recipe.datasets()
+    batches = recipe.training_batches(training, 0).as_numpy_iterator()
+    seen = []
+    for _ in range(4 * IMAGES // recipe.batch_size):
+        pixels, targets = next(batches)
+        answers = teacher()(pixels)
+        np.testing.assert_allclose(targets["teacher_logits"], answers, rtol=1e-3, atol=2e-3)
+        seen += [image.tobytes() for image in pixels]
+    first, second, third, fourth = (set(seen[i * IMAGES :][:IMAGES]) for i in range(4))
+    assert first == third
+    assert second == fourth
+    assert first != second
+    assert len(list(tmp_path.glob("runs/soft_targets/*.npz"))) == 1
+
+
 def test_a_student_without_a_teacher_has_none(file, data, tmp_path):
     run, said = train(file, teacher(), data, tmp_path, soft_weight=0.0)
     assert run.results["teachers"] == []

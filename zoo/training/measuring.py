@@ -27,6 +27,7 @@ _ANSWERED = {
     "views": "The teachers answer on the moved and mirrored images that the student sees.",
     "images": "The teachers answer now, once on each training image as it is.",
 }
+_ANSWERED_ONCE = "The teachers answer now, once on each of the {} views of each training image."
 
 
 def measure(model: keras.Model, images: ImageData) -> tuple[np.ndarray, float]:
@@ -80,7 +81,9 @@ def measure_teachers(session: "Session") -> None:
         answered = of_student.teachers_answer_on(session.training)
         for found in position["teachers"]:
             found["answers_on"] = answered
-        session.progress.say(_ANSWERED[answered])
+        cached = answered == "views" and of_student.views
+        said = _ANSWERED_ONCE.format(cached) if cached else _ANSWERED[answered]
+        session.progress.say(said)
 
 
 def _in_words(found: dict[str, Any]) -> str:

@@ -121,14 +121,15 @@ def cache(
 ) -> Cached:
     """Compute a teacher's soft targets for every view of every image, and keep them in a file.
 
-    If the file already holds these soft targets, it is read, and the teacher does not run.
+    If the file already holds these soft targets, it is read, and the teachers do not run.
 
     Arguments:
         teacher: a Keras model, raw pixels -> logits, or a list of them. The probabilities of a
             list, an ensemble, are averaged at the temperature. If a model gives probabilities,
             their logits are kept, with a warning.
         data: the images.
-        file: an .npz file. Its folders are made.
+        file: an .npz file, or a folder, where the file is named after all that the soft targets
+            depend on. Missing folders are made.
         temperature: required for an ensemble, and to keep the largest probabilities. Without it,
             the soft targets are right at every temperature.
         keep: "float32"; "float16", which takes 2 bytes a class and keeps each logit within 0.05 %;
@@ -158,6 +159,8 @@ def cache(
         **_data_keys(data, views, seed, augmentation),
     }
     file = Path(file)
+    if file.suffix != ".npz":
+        file /= hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:16] + ".npz"
     if file.exists():
         cached = open_cache(file)
         _compare(file, cached.keys, keys)

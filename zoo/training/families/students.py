@@ -1,9 +1,10 @@
-"""A small NIN taught by a large one: the base of the recipes `<data>_student`."""
+"""A small NIN taught by a large one: the bases of the recipes `student` and `<data>_student`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.recipe import Recipe
+from zoo.training.families.fast import FastRecipe
 
 if TYPE_CHECKING:
     import keras
@@ -16,17 +17,13 @@ _IMAGES_TO_TELL = 500
 
 
 @dataclass(frozen=True)
-class StudentRecipe(Recipe):
-    """A NIN of a sixth of the paper's widths, taught by a trained model of the zoo.
+class TaughtRecipe(Recipe):
+    """A student, and the trained models that teach it. A subclass says what the student is.
 
     If its teachers can read them, they see the same views of the images as the student, moved and
     mirrored alike. Teachers that cannot would teach their mistakes.
     """
 
-    width: float = 1 / 6  # on grey images an eighth of the parameters of a teacher at 1 / 2
-    """Factor on the widths of the CIFAR-10 net."""
-    dropout: float = 0.0
-    """Share of the units that dropout zeroes."""
     teachers: tuple[str, ...] = ()
     """Folders of saved_models/, run folders, or .keras files. Several teach as an ensemble."""
     temperature: float = 4.0
@@ -42,6 +39,9 @@ class StudentRecipe(Recipe):
     """The teachers answer on the moved and mirrored views that the student sees, at every step
     (views), or once on each image as it is (images).
     auto: views, unless the teachers then have less than 80 % of their right answers left."""
+    views: int = 0
+    """Show the student this many views of each image, in turns, and let the teachers answer all of
+    them once, before the first step. 0: a new view in each epoch, answered at each step."""
 
     def check(self) -> None:
         super().check()
@@ -57,7 +57,7 @@ class StudentRecipe(Recipe):
     def model(self, data: "ImageData", steps: int) -> "keras.Model":
         import zoo
 
-        student = zoo.nin(data.image_shape, data.classes, width=self.width, dropout=self.dropout)
+        student = self.student(data, steps)
         if not self.soft_weight:
             return student
         return zoo.Distiller(
@@ -67,15 +67,38 @@ class StudentRecipe(Recipe):
             soft_weight=self.soft_weight,
         )
 
+    def student(self, data: "ImageData", steps: int) -> "keras.Model":
+        """Return the built student, raw pixels -> logits, for `data` and `steps` steps."""
+        raise NotImplementedError
+
     def training_batches(self, data: "ImageData", start_step: int) -> Any:
-        if not self.soft_weight or self.teachers_answer_on(data) == "views":
+        if not self.soft_weight:
             return super().training_batches(data, start_step)
+        if self.teachers_answer_on(data) == "views":
+            if not self.views:
+                return super().training_batches(data, start_step)
+            return self._cached_batches(data, start_step)
         return data.training_batches(
             self.batch_size,
             seed=self.seed,
             start_step=start_step,
             augmentation=self.augmentation(),
             teacher_logits=self._answers(data)[None],
+        )
+
+    def _cached_batches(self, data: "ImageData", start_step: int) -> Any:
+        """Return the training batches of `views` views, with the teachers' answers to them."""
+        from zoo.training import teachers
+
+        models = self._teachers(data)
+        views: dict[str, Any] = {"seed": self.seed, "augmentation": self.augmentation()}
+        # The logits of one teacher serve all temperatures; the mean of an ensemble serves one.
+        temperature = self.temperature if len(models) > 1 else None
+        cache = teachers.cache(
+            models, data, "runs/soft_targets", temperature=temperature, views=self.views, **views
+        )
+        return cache.batches(
+            data, self.batch_size, start_step=start_step, temperature=self.temperature, **views
         )
 
     def teachers_answer_on(self, data: "ImageData") -> str:
@@ -115,3 +138,26 @@ class StudentRecipe(Recipe):
             preprocessing=self.teacher_preprocessing,
             resize=self.teacher_resize,
         )
+
+
+@dataclass(frozen=True)
+class StudentRecipe(TaughtRecipe):
+    """A NIN of a sixth of the paper's widths, taught by a trained model of the zoo."""
+
+    width: float = 1 / 6  # on grey images an eighth of the parameters of a teacher at 1 / 2
+    """Factor on the widths of the CIFAR-10 net."""
+    dropout: float = 0.0
+    """Share of the units that dropout zeroes."""
+
+    def student(self, data: "ImageData", steps: int) -> "keras.Model":
+        import zoo
+
+        return zoo.nin(data.image_shape, data.classes, width=self.width, dropout=self.dropout)
+
+
+@dataclass(frozen=True)
+class FastStudentRecipe(TaughtRecipe, FastRecipe):
+    """A narrow net of `FastRecipe`, taught by a trained model."""
+
+    def student(self, data: "ImageData", steps: int) -> "keras.Model":
+        return FastRecipe.model(self, data, steps)
