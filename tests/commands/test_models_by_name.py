@@ -116,6 +116,26 @@ def test_every_kind_of_model_predicts_and_is_evaluated(model, here, capsys):
     assert measured["accuracy"] == 1 - measured["errors"] / measured["images"]
 
 
+def test_the_mirror_images_are_measured_apart(here, tmp_path, capsys):
+    shutil.copytree("photographs", tmp_path / "all")
+    command = ["evaluate", "toy", "--data", tmp_path / "all"]
+    plain = json.loads(zoo_of(capsys, *command, "--json")[1])
+    measured = json.loads(zoo_of(capsys, *command, "--test-time-mirror", "--json")[1])
+    found = measured.pop("test_time_mirror")
+    assert measured == plain
+    images, labels = [], []
+    for number, name in enumerate(("ant", "bee", "cat")):
+        for path in sorted(Path("photographs", name).glob("*.png")):
+            images.append(np.asarray(Image.open(path)))
+            labels.append(number)
+    trained, images = keras.models.load_model("runs/toy/a/model.keras"), np.stack(images)
+    logits = trained.predict(images, verbose=0) + trained.predict(images[:, :, ::-1], verbose=0)
+    wrong = int((logits.argmax(axis=1) != labels).sum())
+    assert found == {"errors": wrong, "accuracy": 1 - wrong / len(labels)}
+    shown = zoo_of(capsys, *command, "--test-time-mirror")[1]
+    assert f"mirror image: accuracy {100 * found['accuracy']:.2f} %, {wrong} errors" in shown
+
+
 def test_a_model_is_evaluated_on_some_of_its_classes(here, tmp_path, capsys):
     for name in ("cat", "bee"):
         shutil.copytree(here / "photographs" / name, tmp_path / "two" / name)

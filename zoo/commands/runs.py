@@ -23,6 +23,7 @@ def evaluate(
     data: str | None = None,
     labels: Path | None = None,
     recipe: Path | None = None,
+    test_time_mirror: bool = False,
     form: AsForm = FOR_PEOPLE,
 ) -> None:
     """Measure a model again: accuracy, loss, and the recall and precision of every class.
@@ -35,6 +36,7 @@ def evaluate(
         labels: Text file with one class a line, for a .keras file.
         recipe: File of the run's recipe.
             Needed only for a recipe of your own that you never trained with on this machine.
+        test_time_mirror: Also measure the mean answer to each image and its mirror image, apart.
         form: How to print the results.
     """
     path = models.find(model)
@@ -45,7 +47,7 @@ def evaluate(
 
         loaded = load(path, recipe)
         images = evaluating.test_images(path, loaded, data, labels)
-        results = evaluating.evaluate(loaded, images)
+        results = evaluating.evaluate(loaded, images, mirror=test_time_mirror)
     if form.is_for_programs:
         rows = [tuple(row.values()) for row in results["classes"]]
         form.write({"model": model, **results}, tuple(results["classes"][0]), rows)
