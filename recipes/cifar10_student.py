@@ -1,25 +1,20 @@
-"""A small NIN on CIFAR-10, taught: 13.26 % test error, last epoch, 1 seed; alone 14.85 %."""
+"""A small net on CIFAR-10, taught by cifar10_fast: not measured."""
 
 from dataclasses import dataclass
 
-from zoo.training.families.students import StudentRecipe
+from zoo.training.families.students import FastStudentRecipe
 
 
 @dataclass(frozen=True)
-class Recipe(StudentRecipe):
-    """The augmentation is that of the teacher without cutout."""
+class Recipe(FastStudentRecipe):
+    """A net of 111,674 parameters. Without a teacher: --soft-weight 0."""
 
     data: str = "cifar10"
-    teachers: tuple[str, ...] = ("saved_models/cifar10_nin_dsn",)
-    epochs: int = 20
-    width: float = 1 / 3  # 112,766 parameters, an eighth of the teacher's
-    """Factor on the widths of the CIFAR-10 net."""
-    pad_and_crop: int = 4
-    """Pad each training image by this many pixels, and crop it at random."""
-    flip: bool = True
-    """Mirror half of the training images."""
-
-    def augmentation(self):
-        from zoo.data import Augmentation
-
-        return Augmentation(pad_and_crop=self.pad_and_crop, flip=self.flip)
+    teachers: tuple[str, ...] = ("saved_models/cifar10_fast",)
+    epochs: int = 60
+    batch_size: int = 500
+    views: int = 8
+    # Errors in 5,000 held-out images, 20 epochs, seed 0: 560 without a teacher, 512 at 1. The
+    # teacher learned smoothed labels. With other widths 581 without, and 593 at 4.
+    temperature: float = 1.0
+    """Temperature of the soft targets."""

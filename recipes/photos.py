@@ -23,7 +23,7 @@ class Recipe(FastRecipe):
     batch_size: int = 0
     """Number of images in a batch. 0: a twenty-fourth of the training images, from 8 to 64."""
     width: float = 0.5
-    """Factor on the widths of the net, 64, 256 and 256."""
+    """Factor on the widths of the net."""
     shift: int = 6
     """Move each training image by up to this many pixels, and repeat the edge."""
 

@@ -35,6 +35,9 @@ def test_the_fast_net_halves_its_maps_three_times_behind_a_whitening():
     model = zoo.nin(variant="fast", preprocessing=[whitening, keras.layers.ReLU()])
     blocks = [layer.output.shape[1:] for layer in model.layers if "mlpconv" in layer.name]
     assert blocks == [*[(15, 15, 64)] * 2, *[(7, 7, 256)] * 2, *[(3, 3, 256)] * 2]
+    small = zoo.nin(variant="small", preprocessing=[whitening, keras.layers.ReLU()])
+    filters = [layer.filters for layer in small.layers if "mlpconv" in layer.name]
+    assert filters == [(32,), (32, 32), (48,), (48, 48), (56,), (56, 56)]
     with pytest.raises(ValueError, match=r"mlpconv5 .* 1 x 1, and halves .* too small"):
         zoo.nin((4, 4, 1), 4, variant="fast")
     with pytest.raises(ValueError, match="no linear_taps"):

@@ -16,7 +16,7 @@ from zoo.text import percent
 
 if TYPE_CHECKING:
     from zoo.data import ImageData
-    from zoo.training.families.students import StudentRecipe
+    from zoo.training.families.students import TaughtRecipe
 
 RECIPE = "student"
 _COLUMNS = ("model", "accuracy", "95 % interval", "parameters", "MB", "1 image, ms")
@@ -60,7 +60,7 @@ def in_full(flags: Sequence[str]) -> list[str]:
 
 
 def carry_out(
-    recipe: "StudentRecipe", file: Path, options: DistillOptions, flags: Sequence[str]
+    recipe: "TaughtRecipe", file: Path, options: DistillOptions, flags: Sequence[str]
 ) -> None:
     """Distill, write the page, and say what was found.
 
@@ -180,7 +180,7 @@ def _number(size: str | None) -> float | None:
         ) from None
 
 
-def _name(recipe: "StudentRecipe", options: DistillOptions) -> str:
+def _name(recipe: "TaughtRecipe", options: DistillOptions) -> str:
     """Return the name of the folder: the flags that were set."""
     sizes = [f"size={options.size}"] if options.size else []
     sizes += [f"latency_ms={options.latency_ms}"] if options.latency_ms else []

@@ -16,10 +16,11 @@ from zoo.experiments import student_size
 from zoo.precision import in_float32
 from zoo.runs import Run, folder_of
 from zoo.training import measuring, plan, teachers, train
-from zoo.training.families.students import StudentRecipe
+from zoo.training.families.students import TaughtRecipe
 
 # A student that the user gave no size has a tenth of the teacher's parameters, up to this width.
-_WIDEST = 1.0
+_WIDEST = 3.0
+_IMAGES_TO_BUILD = 500
 
 
 class Distilled(NamedTuple):
@@ -34,7 +35,7 @@ class Distilled(NamedTuple):
 
 
 def distill(
-    recipe: StudentRecipe,
+    recipe: TaughtRecipe,
     file: Path | str,
     *,
     parameters: float | None = None,
@@ -53,7 +54,7 @@ def distill(
         file: the recipe's file.
         parameters: the most parameters of the student; None for the recipe's width.
         milliseconds: the most time for one image, on this machine; None for the recipe's width.
-        follow_teacher: True for a tenth of the teacher's parameters, at most those of width 1.
+        follow_teacher: True for a tenth of the teacher's parameters, at most those of width 3.
         runs: the folder of all runs.
         name: the name of the folder with both runs.
         options: further arguments of `zoo.training.train`.
@@ -66,19 +67,24 @@ def distill(
     begun = Run(folder_of(recipe, file, runs, f"{name}/taught"))
     _, training, judging = plan.checked_data(recipe)
     loaded = _teachers(recipe, training)
-    image_shape, classes = training.image_shape, training.classes
+    # Enough images to build a student, which may take statistics of them.
+    few = training.subset(min(training.examples, max(_IMAGES_TO_BUILD, training.classes)))
+
+    def build(width):
+        return dataclasses.replace(recipe, width=width).student(few, 1)
+
+    width = recipe.width
     if begun.is_begun and (parameters or milliseconds or follow_teacher):
         # A width that was measured by the clock would be another one when the run resumes.
-        recipe = dataclasses.replace(recipe, width=begun.fields["width"])
+        width = begun.fields["width"]
     elif parameters:
-        recipe = _of_width(recipe, student_size.width_of_size(image_shape, classes, parameters))
+        width = student_size.width_of_size(build, parameters)
     elif milliseconds:
-        width = student_size.width_of_latency(image_shape, classes, milliseconds)
-        recipe = _of_width(recipe, width)
+        width = student_size.width_of_latency(build, milliseconds)
     elif follow_teacher:
         tenth = sum(model.count_params() for model in loaded) / 10
-        width = student_size.width_of_size(image_shape, classes, tenth)
-        recipe = _of_width(recipe, min(width, _WIDEST))
+        width = min(student_size.width_of_size(build, tenth), _WIDEST)
+    recipe = dataclasses.replace(recipe, width=width)
     alone = dataclasses.replace(recipe, teachers=(), soft_weight=0.0)
     both = [
         train(which, file, runs=runs, name=f"{name}/{part}", **options)
@@ -87,10 +93,6 @@ def distill(
     keras.config.set_dtype_policy("float32")  # as exports calculate
     taught, untaught = both
     return Distilled(taught, untaught, compare(_teachers(recipe, training), both, judging))
-
-
-def _of_width(recipe, width):
-    return dataclasses.replace(recipe, width=width)
 
 
 def _teachers(recipe, training):

@@ -2,37 +2,42 @@
 
 from collections.abc import Callable
 
+import keras
+
 from zoo.errors import UsageError
-from zoo.models import nin
 from zoo.training.measuring import milliseconds
 
 # Widths are whole multiples of this: each changes at least one layer of the net.
 STEP = 1 / 96
-_MOST = 192
+_MOST = 384
+
+# A width -> a built student.
+Build = Callable[[float], keras.Model]
 
 
-def width_of_size(image_shape: tuple[int, int, int], classes: int, most: float) -> float:
-    """Return the largest width of `nin` with at most so many parameters, up to 2.
+def width_of_size(build: Build, most: float) -> float:
+    """Return the largest width of a student with at most so many parameters, up to 4.
 
     Raises:
-        UsageError: if the narrowest net has more.
+        UsageError: if the narrowest student has more.
     """
 
     def count(width):
-        return nin(image_shape, classes, width=width).count_params()
+        return build(width).count_params()
 
     return _largest(lambda width: count(width) <= most, f"{count(STEP):,} parameters")
 
 
-def width_of_latency(image_shape: tuple[int, int, int], classes: int, most: float) -> float:
-    """Return the largest width of `nin` that takes at most so many ms for one image here, up to 2.
+def width_of_latency(build: Build, most: float) -> float:
+    """Return the largest width of a student that takes at most so many ms an image here, up to 4.
 
     Raises:
-        UsageError: if the narrowest net takes longer.
+        UsageError: if the narrowest student takes longer.
     """
 
     def latency(width):
-        (found,) = milliseconds([nin(image_shape, classes, width=width)], image_shape)
+        student = build(width)
+        (found,) = milliseconds([student], student.input_shape[1:])
         return found
 
     return _largest(lambda width: latency(width) <= most, f"{latency(STEP):.2g} ms here")

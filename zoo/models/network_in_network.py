@@ -48,10 +48,11 @@ def nin(
             linear class maps. "plain" is the same without normalization and with the papers'
             dropout of 0.5; "cnn" is "plain" without the 1 x 1 convolutions. "fast" is
             for short trainings, see recipes/cifar10_fast.py: six mlpconv layers of 3 x 3 with 64 to
-            256 filters, three of them residual, that start as the identity. "mnist", "cifar10",
-            "cifar100", "svhn" (mavenlin/cuda-convnet) and "imagenet" (Caffe model zoo, 224 x 224)
-            are the released definitions: Gaussian initialization, pooling that rounds up,
-            classical dropout (at prediction all units pass, halved) and a ReLU on the class maps.
+            256 filters, three of them residual, that start as the identity. "small" is the same
+            with 32 to 56 filters, see recipes/cifar10_student.py. "mnist", "cifar10", "cifar100",
+            "svhn" (mavenlin/cuda-convnet) and "imagenet" (Caffe model zoo, 224 x 224) are the
+            released definitions: Gaussian initialization, pooling that rounds up, classical
+            dropout (at prediction all units pass, halved) and a ReLU on the class maps.
         preprocessing: a layer, or a list of layers, for raw pixels, such as
             `[GlobalContrastNormalization(), whitening]` for the paper's CIFAR. None scales the
             pixels to -1..1; `[]` does not change them.

@@ -46,15 +46,21 @@ _CIFAR = (
     Block((192, 192, 192), 5, dropout=True),
     Block((192, 192), 3),
 )
-# A convolution that halves the maps, then a residual mlpconv layer, three times.
-_FAST = tuple(
-    block
-    for width in (64, 256, 256)
-    for block in (
-        Block((width,), 3, pool_size=2, pooled=False, dirac=True),
-        Block((width, width), 3, residual=True, pooled=False, dirac=True),
+
+
+def _residual(*widths):
+    """Return a convolution that halves the maps, then a residual mlpconv layer, for each width."""
+    blocks = tuple(
+        block
+        for width in widths
+        for block in (
+            Block((width,), 3, pool_size=2, pooled=False, dirac=True),
+            Block((width, width), 3, residual=True, pooled=False, dirac=True),
+        )
     )
-)
+    return Variant(blocks, 0.0, normalization="batch")
+
+
 # The released numbers come from mavenlin/cuda-convnet, NIN/*_def, and from nin_imagenet of the
 # Caffe model zoo, which is not in the paper.
 VARIANTS = {
@@ -66,7 +72,10 @@ VARIANTS = {
         dropout=0.2,
         normalization="batch",
     ),
-    "fast": Variant(_FAST, 0.0, normalization="batch"),
+    "fast": _residual(64, 256, 256),
+    # Errors in 5,000 held-out images of CIFAR-10, 20 epochs of FastRecipe, seed 0: 560 with these
+    # widths, 581 with 15, 60 and 60, those of "fast" times 0.234, in the same time.
+    "small": _residual(32, 48, 56),
     "plain": Variant(_CIFAR, 0.5),
     "cnn": Variant(tuple(replace(block, filters=block.filters[:1]) for block in _CIFAR), 0.5),
     "mnist": _released(

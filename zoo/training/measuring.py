@@ -14,7 +14,7 @@ from zoo.objectives import Distiller
 from zoo.objectives.probabilities import kind_of_values, logits_from
 from zoo.objectives.teaching import ensemble_logits, two_or_more
 from zoo.text import percent
-from zoo.training.families.students import StudentRecipe
+from zoo.training.families.students import TaughtRecipe
 
 if TYPE_CHECKING:
     from zoo.training.session import Session
@@ -42,7 +42,7 @@ def measure_teachers(session: "Session") -> None:
     """Say how good each teacher of a `Distiller` is, and warn of one that guesses.
 
     Each is measured once in a run, on up to 1,000 held-out images. If the test set is all that is
-    evaluated on, they are training images: the test set judges students. A `StudentRecipe` with an
+    evaluated on, they are training images: the test set judges students. A `TaughtRecipe` with an
     augmentation has its teachers measured on views, the changed images, too.
     """
     model, position = session.model, session.position
@@ -54,7 +54,7 @@ def measure_teachers(session: "Session") -> None:
         names = [getattr(teacher, "name", None) for teacher in teachers]
     held_out = session.judged_on == "validation"
     images = _some(session.judging if held_out else session.training)
-    of_student = session.recipe if isinstance(session.recipe, StudentRecipe) else None
+    of_student = session.recipe if isinstance(session.recipe, TaughtRecipe) else None
     changes = of_student.augmentation() if of_student else AS_THEY_ARE
     position["teachers"] = []
     for name, teacher in zip(names, teachers, strict=True):

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from zoo.data import Augmentation, ImageData
 
+# The net halves its maps three times, and the patches cost it a row and a column.
+_SMALLEST = 8
+
 
 @dataclass(frozen=True)
 class FastRecipe(Recipe):
@@ -26,10 +29,13 @@ class FastRecipe(Recipe):
     learning_rate: float = 0.12
     """Learning rate of the first step. It falls in a line to zero."""
     weight_decay: float = 0.0
+    variant: Literal["fast", "small"] = "fast"
+    """Widths of the net: 64, 256 and 256 (fast), or 32, 48 and 56 (small)."""
     width: float = 1.0
-    """Factor on the widths of the net, 64, 256 and 256."""
+    """Factor on the widths of the net."""
     whitening: bool = True
-    """Whiten the 2 x 2 patches of the images, with statistics of the training images."""
+    """Whiten the 2 x 2 patches of the images, with statistics of the training images.
+    Images of 8 pixels are too small for it."""
     muon: bool = True
     """Make the updates of the convolution kernels orthogonal. False: SGD with Nesterov momentum."""
     smoothing: float = 0.2
@@ -67,7 +73,7 @@ class FastRecipe(Recipe):
         import zoo
 
         layers = [keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scale", dtype="float32")]
-        if self.whitening:
+        if self.whitening and min(data.image_shape[:2]) > _SMALLEST:
             whitening = zoo.PatchWhitening(name="whitening")
             some = np.arange(0, data.examples, max(1, data.examples // 5000))
             whitening.adapt(layers[0](data.images[some]))
@@ -75,7 +81,7 @@ class FastRecipe(Recipe):
         return zoo.nin(
             data.image_shape,
             data.classes,
-            variant="fast",
+            variant=self.variant,
             width=self.width,
             preprocessing=layers,
             normalization=zoo.BatchNormalization(momentum=0.6, scale=False),

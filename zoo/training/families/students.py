@@ -24,6 +24,8 @@ class TaughtRecipe(Recipe):
     mirrored alike. Teachers that cannot would teach their mistakes.
     """
 
+    width: float = 1.0
+    """Factor on the widths of the student."""
     teachers: tuple[str, ...] = ()
     """Folders of saved_models/, run folders, or .keras files. Several teach as an ensemble."""
     temperature: float = 4.0
@@ -157,7 +159,9 @@ class StudentRecipe(TaughtRecipe):
 
 @dataclass(frozen=True)
 class FastStudentRecipe(TaughtRecipe, FastRecipe):
-    """A narrow net of `FastRecipe`, taught by a trained model."""
+    """A small net of `FastRecipe`, taught by a trained model."""
+
+    variant: Literal["fast", "small"] = "small"
 
     def student(self, data: "ImageData", steps: int) -> "keras.Model":
         return FastRecipe.model(self, data, steps)
