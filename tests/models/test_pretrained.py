@@ -270,6 +270,30 @@ def test_a_keras_file_has_the_weights_too(trained, saved_models):
         zoo.nin(weights="./torn.keras")
 
 
+@pytest.mark.parametrize(("variant", "width"), [("fast", 0.05), ("small", 0.2), ("small", 1)])
+def test_weights_know_their_variant_and_normalization(variant, width, tmp_path):
+    whitening = zoo.PatchWhitening()
+    whitening.adapt(pixels() / 255)
+    net = zoo.nin(
+        pixels().shape[1:],
+        4,
+        variant=variant,
+        width=width,
+        preprocessing=[keras.layers.Rescaling(1 / 255), whitening, keras.layers.ReLU()],
+        normalization=zoo.BatchNormalization(momentum=0.6, scale=False),
+    )
+    net.save(tmp_path / "net.keras")
+    again = zoo.nin(weights=tmp_path / "net.keras")
+    np.testing.assert_array_equal(logits(again), logits(net))
+    assert [w.path for w in again.weights] == [w.path for w in net.weights]
+    other = zoo.nin((16, 20, 3), 3, weights=tmp_path / "net.keras")
+    np.testing.assert_array_equal(
+        other.get_layer("mlpconv6").weights[0], net.get_layer("mlpconv6").weights[0]
+    )
+    with pytest.raises(ValueError, match="give the variant"):
+        zoo.nin(weights=tmp_path / "net.keras", variant="plain")
+
+
 def test_a_run_has_the_weights_too(trained, saved_models, tmp_path):
     shutil.copy(saved_models.parent / "plain.keras", tmp_path / "model.keras")
     np.testing.assert_array_equal(logits(zoo.nin(weights=tmp_path)), logits(trained))

@@ -15,7 +15,7 @@ def nin(
     classes=None,
     *,
     weights=None,
-    variant="modern",
+    variant=None,
     preprocessing=None,
     width=None,
     dropout=None,
@@ -44,7 +44,8 @@ def nin(
             the name of a trained model, such as "mnist_student"; or the path of an export, a run
             folder or a `.keras` file. With another number of classes, all layers but the head are
             loaded. The files of an export are compared with their checksums and their card first.
-        variant: "modern", the default, has batch normalization, He initialization and
+        variant: None takes "modern", or the variant of the weights among "modern", "fast" and
+            "small". "modern" has batch normalization, He initialization and
             linear class maps. "plain" is the same without normalization and with the papers'
             dropout of 0.5; "cnn" is "plain" without the 1 x 1 convolutions. "fast" is
             for short trainings, see recipes/cifar10_fast.py: six mlpconv layers of 3 x 3 with 64 to
@@ -71,7 +72,7 @@ def nin(
             `conv1`, `conv2`, ... The released code of Deeply-Supervised Nets supervises its output,
             before the ReLU. The function and the number of parameters do not change.
         normalization: the normalization after each convolution, as `MLPConv` takes it: "batch", or
-            a Keras layer or layer class. None takes the variant's own.
+            a Keras layer or layer class. None takes the variant's own, or that of the weights.
         kernel_regularizer: the regularizer of all convolutions, and of a dense head. Caffe's weight
             decay d is `L2(d / 2)` here.
 
@@ -80,10 +81,12 @@ def nin(
             width or a dropout rate is out of range, if the image is too small for the variant, or
             if the weights do not exist, were changed, or do not fit.
     """
-    if variant not in VARIANTS:
+    if variant not in (None, *VARIANTS):
         raise ValueError(f"variant is one of {', '.join(VARIANTS)}; received {variant!r}.")
-    spec = VARIANTS[variant]
     trained = None if weights is None else pretrained.load(weights)
+    if variant is None:
+        variant = _variant_of(trained.trunk) if trained else "modern"
+    spec = VARIANTS[variant]
     fitting = _fitting_arguments(trained, spec) if trained else {}
     input_shape = fitting.get("input_shape", (32, 32, 3)) if input_shape is None else input_shape
     classes = fitting.get("classes", 10) if classes is None else classes
@@ -91,7 +94,8 @@ def nin(
     preprocessing = fitting.get("preprocessing") if preprocessing is None else preprocessing
     dropout = spec.dropout if dropout is None else dropout
     final_relu = spec.final_relu if final_relu is None else final_relu
-    normalization = normalization or spec.normalization
+    of_variant = spec.normalization and fitting.get("normalization", spec.normalization)
+    normalization = normalization or of_variant
     _check(spec, input_shape, classes, width, dropout, head, head_dropout)
     if linear_taps and any(block.residual for block in spec.blocks):
         raise ValueError(f"The mlpconv layers of variant={variant!r} have no linear_taps.")
@@ -266,6 +270,34 @@ def _gaussian(deviation):
     return keras.initializers.RandomNormal(stddev=deviation)
 
 
+def _variant_of(trunk):
+    """Return which of "modern", "fast" and "small" has the mlpconv layers of a trained net.
+
+    It is "modern" if none has them; the check of the weights then says what differs.
+    """
+    found = [layer for layer in trunk.layers if isinstance(layer, MLPConv)]
+    for variant in ("fast", "small"):
+        blocks = VARIANTS[variant].blocks
+        ours = [(len(b.filters), b.kernel_size, b.pool_size, b.residual) for b in blocks]
+        theirs = [(len(m.filters), m.kernel_size, m.pool_size, m.residual) for m in found]
+        if ours == theirs:
+            pairs = [(m.filters[0], b.filters[0]) for m, b in zip(found, blocks, strict=True)]
+            least, most = _factors(pairs)
+            if least <= most:
+                return variant
+    return "modern"
+
+
+def _factors(pairs):
+    """Return the least and the largest width that makes the second of each pair the first.
+
+    Numbers of filters are rounded, so all factors between the two give the same numbers.
+    """
+    least = max((filters - 0.5) / full for filters, full in pairs)
+    most = min((filters + 0.5) / full for filters, full in pairs)
+    return least, most
+
+
 def _fitting_arguments(trained, spec):
     """Return the arguments of a `nin` of the variant `spec` that has the shapes of the weights."""
     trunk = trained.trunk
@@ -280,12 +312,19 @@ def _fitting_arguments(trained, spec):
         # From the last: with linear taps, the first convolution is not in the MLPConv.
         for pair in zip(filters.get(f"mlpconv{index}", ())[::-1], block.filters[::-1], strict=False)
     ]
-    # Numbers of filters are rounded, so all factors from `least` to `most` give the same numbers.
-    least = max((filters - 0.5) / full for filters, full in pairs)
-    most = min((filters + 0.5) / full for filters, full in pairs)
+    least, most = _factors(pairs)
     return {
         "input_shape": trunk.input_shape[1:],
         "classes": trunk.output_shape[-1],
         "width": (least + most) / 2,
         "preprocessing": trained.preprocessing(),
+        "normalization": _normalization(trunk),
     }
+
+
+def _normalization(trunk):
+    """Return the normalization of a trained net's mlpconv layers, as `MLPConv` takes it."""
+    layer = next(layer for layer in trunk.layers if isinstance(layer, MLPConv))
+    if layer.normalization in (None, "batch"):
+        return layer.normalization
+    return copy_of(layer.normalizations[0], trainable=True)
