@@ -208,3 +208,24 @@ def test_a_damaged_file_is_one_error(name, tmp_path):
         saving.load_model(file)
     assert error.value.exit_code == 2
     assert len(str(error.value)) < 500
+
+
+def test_a_finished_run_keeps_no_optimizer_in_its_model(tmp_path):
+    """The state of an optimizer is as large as the model, and nobody trains on with it."""
+    model = zoo.nin((8, 8, 1), 4, width=0.05)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), zoo.SoftmaxCrossEntropy())
+    model.fit(images(8), np.arange(8) % 4, verbose=0)
+    saving.save_uncompiled(model, tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert not again.compiled
+    np.testing.assert_array_equal(again.predict(images()), model.predict(images()))
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        assert b"optimizer" not in archive.read("model.weights.h5")
+
+    class Unregistered(keras.layers.Layer):
+        pass
+
+    inputs = keras.Input((2,))
+    odd = keras.Model(inputs, Unregistered()(inputs))
+    saving.save_uncompiled(odd, tmp_path / "odd.keras")  # a training's end loses nothing
+    assert (tmp_path / "odd.keras").is_file()

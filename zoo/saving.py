@@ -103,9 +103,15 @@ def save(model: keras.Model, path: Path | str) -> None:
 
 
 def save_uncompiled(model: keras.Model, path: Path | str) -> None:
-    """Save a model without its loss and its optimizer, which is as large as the model."""
-    copy = type(model).from_config(model.get_config())
-    copy.set_weights(model.get_weights())
+    """Save a model without its loss and its optimizer, which is as large as the model.
+
+    A model that cannot be made again from its configuration is saved as it is.
+    """
+    try:
+        copy = type(model).from_config(model.get_config())
+        copy.set_weights(model.get_weights())
+    except (NotImplementedError, TypeError, ValueError):  # of a class that nobody registered
+        copy = model
     save(copy, path)
 
 

@@ -44,7 +44,7 @@ def _write(session, page):
     if session.strategy is not None:
         session.model = _undistributed(session)
     model = shipped(session.model)
-    saving.save(model, session.run.model_file)
+    saving.save_uncompiled(model, session.run.model_file)
     results = _results(session, model)
     if with_companions := supervised(session.model):
         results["exits"] = _exits(with_companions, session.judging)
