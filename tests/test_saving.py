@@ -223,9 +223,13 @@ def test_a_finished_run_keeps_no_optimizer_in_its_model(tmp_path):
         assert b"optimizer" not in archive.read("model.weights.h5")
 
     class Unregistered(keras.layers.Layer):
-        pass
+        def __init__(self, size, **kwargs):
+            super().__init__(**kwargs)
+
+        def call(self, inputs):
+            return inputs
 
     inputs = keras.Input((2,))
-    odd = keras.Model(inputs, Unregistered()(inputs))
+    odd = keras.Model(inputs, Unregistered(3)(inputs))
     saving.save_uncompiled(odd, tmp_path / "odd.keras")  # a training's end loses nothing
     assert (tmp_path / "odd.keras").is_file()
