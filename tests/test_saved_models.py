@@ -67,7 +67,8 @@ def test_the_card_is_of_a_recipe_here_at_a_known_commit_and_adds_up(folder, card
     share = results["errors"] / results["examples"]
     interval = measures.wilson_interval(share, results["examples"])
     assert results["error_interval"] == pytest.approx(interval)
-    assert 0 < results["calibration_error"] < 0.1
+    # A net that learned smoothed labels is less sure than it is right: 17 % in cifar10_fast.
+    assert 0 < results["calibration_error"] < (0.2 if "smoothing" in told["fields"] else 0.1)
     versions = [path for path in folder.iterdir() if path.name.isdecimal()]
     assert len(versions) == 1  # a second one is the first's bytes again in the repository
     assert files.sha256(versions[0] / layout.MODEL) == card["source"]["sha256"]
