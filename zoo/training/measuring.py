@@ -183,7 +183,9 @@ def _compiled(model: keras.Model, image_shape: tuple[int, int, int]) -> Callable
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(call, [tf.TensorSpec((None, *image_shape), tf.float32)])
+        # A concrete function: TensorFlow warns of several functions of one name as of retracing.
+        images = tf.TensorSpec((None, *image_shape), tf.float32)
+        return tf.function(call).get_concrete_function(images)
     return call
 
 

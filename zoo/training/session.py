@@ -184,7 +184,6 @@ class Session:
         needed, folder = checkpoint.size(self.variables), self.run.checkpoints
         if self.chief and not done and failures.free_bytes(folder) < needed:
             raise failures.no_room(folder, needed)
-        self.progress.start(self.recipe.epochs, self.steps_an_epoch, done, self.judged_on)
         parameters = shipped(self.model).count_params()
         self.progress.say(
             f"{self.training.name}: {self.training.examples} training images, "
@@ -194,6 +193,8 @@ class Session:
         batches = self.recipe.training_batches(self.training, done)
         if self.recipe.class_weights:
             batches = self.training.balanced(batches)
+        # Not before: teachers that answer all images once may take minutes, which no epoch takes.
+        self.progress.start(self.recipe.epochs, self.steps_an_epoch, done, self.judged_on)
         parts = distribute.described(self.strategy)["replicas"]
         memory = failures.memory_explained(self._lack_of_memory)
         with stop_signals() as stop, memory, damage_told():
