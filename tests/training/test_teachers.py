@@ -132,6 +132,22 @@ def test_an_ensemble_is_the_mean_of_the_probabilities_at_the_temperature(tmp_pat
     assert kept.temperature == 3
 
 
+def test_the_members_of_an_ensemble_have_weights(tmp_path):
+    data, members = images(), [teacher(0), teacher(1)]
+    given = {"temperature": 3.0, "keep": "float32"}
+    kept = cache(members, data, tmp_path, weights=[3, 1], **given)
+    first, second = (cache(one, data, tmp_path, keep="float32").logits[0] for one in members)
+    expected = 0.75 * softmax(first / 3) + 0.25 * softmax(second / 3)
+    np.testing.assert_allclose(softmax(kept.logits[0] / 3), expected, rtol=1e-5)
+    assert cache(members, data, tmp_path, weights=[0.75, 0.25], **given).file == kept.file
+    assert cache(members, data, tmp_path, **given).file != kept.file
+    with pytest.raises(TeacherError, match="holds other soft targets"):
+        cache(members, data, kept.file, **given)
+    for wrong in ([1], [1, -1], [0, 0], [1, float("nan")]):
+        with pytest.raises(TeacherError, match="An ensemble of 2 has 2 weights"):
+            cache(members, data, tmp_path, weights=wrong, **given)
+
+
 @pytest.mark.parametrize("temperature", [1e-2, 4.0, 1e8])
 def test_an_ensemble_keeps_its_digits_at_every_temperature(temperature):
     """At 1e8, T log p is a multiple of 8 or more, for logits of 2."""

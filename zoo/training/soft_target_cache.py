@@ -33,6 +33,7 @@ from zoo.objectives.probabilities import (
     logits_from,
     say_what_is_taken,
 )
+from zoo.objectives.teaching import relative
 
 FORMAT = 1
 _KEYS = {
@@ -113,6 +114,7 @@ def cache(
     file: Path | str,
     *,
     temperature: float | None = None,
+    weights: Sequence[float] | None = None,
     keep: str | int = "float16",
     views: int = 1,
     seed: int = 0,
@@ -132,6 +134,8 @@ def cache(
             depend on. Missing folders are made.
         temperature: required for an ensemble, and to keep the largest probabilities. Without it,
             the soft targets are right at every temperature.
+        weights: those of an ensemble's members in the mean, relative to one another. None for equal
+            ones.
         keep: "float32"; "float16", which takes 2 bytes a class and keeps each logit within 0.05 %;
             or a whole number. A number keeps that many of the largest probabilities at the
             temperature, and distributes the rest evenly.
@@ -145,17 +149,23 @@ def cache(
         The soft targets.
 
     Raises:
-        TeacherError: if the file holds other soft targets or is damaged, `keep` is not allowed, or
-            a temperature is missing.
+        TeacherError: if the file holds other soft targets or is damaged, `keep` or the weights are
+            not allowed, or a temperature is missing.
         OSError: if the file cannot be written. No partial file is left.
     """
     models = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
     _check_keep(keep, temperature, len(models))
+    if weights is not None:
+        try:
+            weights = relative(weights, len(models))
+        except ValueError as error:
+            raise TeacherError(str(error)) from None
     keys = {
         "format": FORMAT,
         "teachers": [fingerprint(model) for model in models],
         "temperature": temperature,
         "keep": keep,
+        "weights": weights,
         **_data_keys(data, views, seed, augmentation),
     }
     file = Path(file)
@@ -169,7 +179,7 @@ def cache(
         _predict(model, data, views, seed, augmentation, batch_size) for model in models
     ]
     if len(models) > 1:
-        logits = np.asarray(ensemble_logits(member_logits, temperature))
+        logits = np.asarray(ensemble_logits(member_logits, temperature, weights=weights))
     else:
         (logits,) = member_logits
     logits = logits.reshape(views, data.examples, -1)
