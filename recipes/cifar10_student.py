@@ -1,4 +1,4 @@
-"""A small net on CIFAR-10, taught by cifar10_fast: not measured."""
+"""A small net on CIFAR-10, taught: 10.10 % test error, last epoch, 1 seed; alone 10.03 %, 2 seeds."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,12 @@ from zoo.training.families.students import FastStudentRecipe
 
 @dataclass(frozen=True)
 class Recipe(FastStudentRecipe):
-    """A net of 111,674 parameters. Without a teacher: --soft-weight 0."""
+    """A net of 111,674 parameters, taught by cifar10_fast. Without a teacher: --soft-weight 0.
+
+    Seed 0 has 1010 errors taught and 975 alone, which may be chance (p = 0.22); seed 1 has 1030
+    alone. The teacher has 99.9 % of the training images right, so it says little that the labels do
+    not.
+    """
 
     data: str = "cifar10"
     teachers: tuple[str, ...] = ("saved_models/cifar10_fast",)

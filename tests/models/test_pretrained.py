@@ -272,6 +272,7 @@ def test_a_keras_file_has_the_weights_too(trained, saved_models):
 
 @pytest.mark.parametrize(("variant", "width"), [("fast", 0.05), ("small", 0.2), ("small", 1)])
 def test_weights_know_their_variant_and_normalization(variant, width, tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")  # as most nets are trained
     whitening = zoo.PatchWhitening()
     whitening.adapt(pixels() / 255)
     net = zoo.nin(
@@ -285,6 +286,9 @@ def test_weights_know_their_variant_and_normalization(variant, width, tmp_path):
     net.save(tmp_path / "net.keras")
     again = zoo.nin(weights=tmp_path / "net.keras")
     np.testing.assert_array_equal(logits(again), logits(net))
+    keras.config.set_dtype_policy("float32")
+    again = zoo.nin(weights=tmp_path / "net.keras")
+    assert {layer.dtype_policy.name for layer in again.layers} == {"float32"}
     assert [w.path for w in again.weights] == [w.path for w in net.weights]
     other = zoo.nin((16, 20, 3), 3, weights=tmp_path / "net.keras")
     np.testing.assert_array_equal(

@@ -42,9 +42,16 @@ class Trained:
     def preprocessing(self):
         """Return new layers like the preprocessing of the trained net.
 
-        Their statistics, such as a whitening matrix, are weights, which `give` copies.
+        Their statistics, such as a whitening matrix, are weights, which `give` copies. A layer that
+        was trained in 16 bits has Keras' global policy now, as the other layers of a new net.
         """
-        return [type(layer).from_config(layer.get_config()) for layer in _preprocessing(self.trunk)]
+        copies = []
+        for layer in _preprocessing(self.trunk):
+            config = layer.get_config()
+            if layer.dtype_policy.name != "float32":
+                config["dtype"] = keras.config.dtype_policy().name
+            copies.append(type(layer).from_config(config))
+        return copies
 
     def fitted(self, input_shape, classes, *, keep_head=False):
         """Return a copy of the trained net for other images and classes, with the trained weights.
