@@ -342,7 +342,7 @@ def test_another_model_is_refused_before_anything_is_written(here, tmp_path, cap
     for other, kind in zip(others, ("labels", "image shape", "data"), strict=True):
         with pytest.raises(ExportError, match=f"has the {kind} .*--out"):
             publishing.refuse_another(base, *other)
-    (base / "1" / exports.CARD).write_text("{}")
+    (exports.find_version(base) / exports.CARD).write_text("{}")
     with pytest.raises(ExportError, match=r"is damaged.*--out"):
         publishing.refuse_another(base, labels, shape, data)
 

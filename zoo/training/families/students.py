@@ -42,8 +42,9 @@ class TaughtRecipe(Recipe):
     (views), or once on each image as it is (images).
     auto: views, unless the teachers then have less than 80 % of their right answers left."""
     views: int = 0
-    """Show the student this many views of each image, in turns, and let the teachers answer all of
-    them once, before the first step. 0: a new view in each epoch, answered at each step."""
+    """Number of views of each image, which the student sees in turns.
+    The teachers answer all of them once, before the first step.
+    0: a new view in each epoch, answered at each step."""
 
     def check(self) -> None:
         super().check()
