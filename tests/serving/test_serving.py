@@ -38,8 +38,15 @@ def graph_of(version):
 
 
 def stored_shapes(version):
+    """The shapes of the variables, and of the constants of a net's function."""
     variables = tf.train.list_variables(str(version / "variables/variables"))
-    return sorted(tuple(shape) for name, shape in variables if "OBJECT_GRAPH" not in name)
+    stored = [tuple(shape) for name, shape in variables if "OBJECT_GRAPH" not in name]
+    for function in graph_of(version).meta_graphs[0].graph_def.library.function:
+        if "program" in function.signature.name:
+            constants = (node.attr["value"].tensor for node in function.node_def)
+            arrays = [tf.make_ndarray(tensor) for tensor in constants if tensor.dtype]
+            stored += [array.shape for array in arrays if array.dtype == "float32" and array.ndim]
+    return sorted(stored)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 import zoo.commands.main
 from zoo import CompanionHead, DeeplySupervised
 from zoo import exports as layout
-from zoo.serving import _c_api, exporting, hostile_inputs, verifying, warmup
+from zoo.serving import _c_api, exporting, hostile_inputs, signatures, verifying, warmup
 from zoo.serving._c_api import Stopped
 from zoo.serving.server_runtime import ServerRuntime
 
@@ -152,10 +152,6 @@ def lose_the_card(version):
     (version / layout.CARD).unlink()
 
 
-def empty_the_index_of_the_weights(version):
-    (version / "variables/variables.index").write_bytes(b"")
-
-
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
@@ -163,7 +159,6 @@ def empty_the_index_of_the_weights(version):
         (edit_the_graph(an_output_that_rest_cannot_write), "graph"),
         (edit_the_graph(another_tag), "graph"),
         (write_nonsense, "graph"),
-        (empty_the_index_of_the_weights, "loads"),
         (lose_the_card, "card"),
     ],
 )
@@ -174,22 +169,30 @@ def test_what_would_not_load_is_found(version, tmp_path, damage, expected):
     assert failed(verifying.verify(broken)) == [expected]
 
 
-def change_the_weights(version):
-    """Write other numbers into the variables of an export."""
-    prefix = str(version / "variables/variables")
-    reader = tf.train.load_checkpoint(prefix)
-    names = sorted(reader.get_variable_to_shape_map())
-    values = [reader.get_tensor(name) for name in names]
-    values = [
-        value + 0.1 if getattr(value, "dtype", None) == "float32" else value for value in values
-    ]
-    none = [""] * len(names)
-    tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=none, tensors=values)
+def test_weights_that_are_too_large_for_the_graph_are_variables(tmp_path, monkeypatch):
+    monkeypatch.setattr(signatures, "_MOST_CONSTANTS", 0)
+    version = exporting.export_savedmodel(network(), LABELS, tmp_path / "animals")
+    sizes = dict(tf.train.list_variables(str(version / "variables/variables")))
+    assert [3, 3, 3, 8] in sizes.values()
+    with ServerRuntime(version) as server:
+        assert not failed(verifying.answers(server, version))
+    (version / "variables/variables.index").write_bytes(b"")
+    layout.write_checksums(version)
+    assert failed(verifying.verify(version)) == ["loads"]
+
+
+def change_the_weights(graph):
+    """Write other numbers into the constants of an export."""
+    (net,) = (f for f in graph.graph_def.library.function if "program" in f.signature.name)
+    for node in net.node_def:
+        tensor = node.attr["value"].tensor
+        if node.op == "Const" and tensor.dtype == tf.float32.as_datatype_enum:
+            tensor.CopyFrom(tf.make_tensor_proto(tf.make_ndarray(tensor) + np.float32(0.1)))
 
 
 def test_other_weights_are_found(version, tmp_path):
     other = copied(version, tmp_path)
-    change_the_weights(other)
+    edit_the_graph(change_the_weights)(other)
     with ServerRuntime(other) as server:
         checks = failed(verifying.answers(server, other))
     expected = {"Keras, predict", "Keras, predict_bytes", "Keras, classify", "Keras, exits"}
@@ -338,7 +341,7 @@ def test_the_command_prints_a_table_and_its_exit_code_is_honest(version, tmp_pat
     assert "can serve" in said
     assert "WRONG" not in said
     broken = copied(version, tmp_path)
-    file = broken / "variables/variables.data-00000-of-00001"
+    file = broken / "saved_model.pb"
     content = bytearray(file.read_bytes())
     content[100] ^= 1
     file.write_bytes(content)
