@@ -1,10 +1,13 @@
-"""What a LiteRT file costs and brings: bytes, images a second, accuracy, beside the SavedModel.
+"""What each form of an export costs and brings: bytes, milliseconds, images a second, accuracy.
 
-`python benchmarks/quantized.py [--models cifar10_student cifar10_nin_dsn] [--images 1000]`. Each
-form answers one image at a time, on one core. The forms take turns in one process, because the
-machine's speed drifts, and the times are CPU seconds, because a shared machine stalls.
+`python benchmarks/quantized.py [--models cifar10_student cifar10_fast] [--cores 1]`. The forms are
+the SavedModel in the server's runtime, the same with the server's flag for bfloat16, LiteRT files
+and, with `pip install 'keras-nin-zoo[onnx]'`, ONNX files. They take turns in one process, because
+the machine's speed drifts. LiteRT files take one image, so they answer a batch image by image.
 """
 
+import importlib.util
+import os
 import statistics
 import tempfile
 import time
@@ -12,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -20,81 +22,104 @@ from rich.table import Table
 from zoo import data, exports, measures
 from zoo.precision import in_float32
 from zoo.saving import load_model, shipped
-from zoo.serving import quantizing
-from zoo.serving.served_model import ServedModel
+from zoo.serving import converting, litert, onnx_int8, quantizing
+from zoo.serving.server_runtime import ServerRuntime
+
+BATCH = 32
 
 
 @dataclass(frozen=True)
 class Settings:
-    models: tuple[str, ...] = ("cifar10_student", "cifar10_nin_dsn")
+    models: tuple[str, ...] = ("cifar10_student", "cifar10_nin_dsn", "cifar10_fast")
     """Names of exports with trained weights."""
     images: int = 1000
     """Number of test images that the accuracy is of."""
-    turns: int = 9
-    calls: int = 50
-    """Number of images in a turn."""
+    turns: int = 15
+    cores: int = 1
+    """Number of cores, which is also the number of threads."""
 
 
-def forms_of(name, training, folder):
+class Served:
+    """A version in the server's runtime. `seconds` are those of its last answer, in the session."""
+
+    def __init__(self, version, **options):
+        self.server = ServerRuntime(version, **options)
+
+    def __call__(self, images):
+        answer = self.server.answer("serving_default", {"images": images.astype("float32")})
+        self.seconds = self.server.runtime.seconds
+        return answer["probabilities"]
+
+
+def forms_of(version, model, training, folder, threads):
     """{form: (bytes, function of pixels (n, h, w, c) uint8 -> probabilities)}"""
-    version = exports.find_version(exports.resolve(name))
     program = [version / exports.PROGRAM, *(version / "variables").iterdir()]
-    served = ServedModel(version)
+    size = sum(file.stat().st_size for file in program)
     forms = {
-        "SavedModel": (
-            sum(file.stat().st_size for file in program),
-            lambda images: np.concatenate(
-                [served.predict(image[np.newaxis])["probabilities"] for image in images]
-            ),
-        )
+        "SavedModel": (size, Served(version)),
+        "SavedModel, bfloat16": (size, Served(version, mixed_precision="bfloat16")),
     }
-    model = in_float32(shipped(load_model(name)))
     few = training.subset(quantizing.REPRESENTATIVE).images
     for form in ("float", "int8"):
-        file = Path(folder) / f"{form}.tflite"
-        file.write_bytes(quantizing.convert(model, form, few))
-        forms[f"LiteRT {form}"] = file.stat().st_size, quantizing.LiteRT(file, threads=1)
-    return model, forms
+        file = Path(folder, f"{form}.tflite")
+        file.write_bytes(litert.convert(model, form, few))
+        forms[f"LiteRT {form}"] = file.stat().st_size, litert.LiteRT(file, threads=threads)
+    if all(importlib.util.find_spec(package) for package in converting.NEEDED["onnx"]):
+        floating, whole = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
+        converting.make_onnx(version, floating)
+        whole.write_bytes(onnx_int8.convert(model, few))
+        for form, file in (("float", floating), ("int8", whole)):
+            forms[f"ONNX {form}"] = file.stat().st_size, converting.Onnx(file, threads=threads)
+    return forms
 
 
 def take_turns(forms, images, turns):
-    """{form: CPU seconds of each turn over the images}"""
+    """{form: seconds of each turn over the images}"""
     seconds = {form: [] for form in forms}
-    for turn in range(turns + 1):
+    for turn in range(turns + 2):
         for form, (_, answer) in forms.items():
-            begun = time.process_time()
+            begun = time.perf_counter()
             answer(images)
-            if turn:  # the first warms up
-                seconds[form].append(time.process_time() - begun)
+            took = getattr(answer, "seconds", time.perf_counter() - begun)
+            if turn > 1:  # the first two warm up
+                seconds[form].append(took)
     return seconds
 
 
+def answers_of(answer, images):
+    """The classes of the images, asked in batches."""
+    parts = range(0, len(images), BATCH)
+    return np.concatenate([answer(images[start : start + BATCH]).argmax(1) for start in parts])
+
+
 def main(settings):
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    table = Table("model", "form", "bytes", "images/s", "to float", "accuracy", "as Keras")
+    table = Table("model", "form", "bytes", "ms, 1 image", "images/s, 32", "accuracy", "as Keras")
     for name in settings.models:
-        fields = exports.card(exports.find_version(exports.resolve(name)))["training"]["fields"]
+        version = exports.find_version(exports.resolve(name))
+        fields = exports.card(version)["training"]["fields"]
         training = data.load(fields["data"], "train")
         test = data.load(fields["data"], "test").subset(settings.images)
+        model = in_float32(shipped(load_model(name)))
+        of_keras = model.predict(test.images.astype("float32"), verbose=0).argmax(1)
         with tempfile.TemporaryDirectory() as folder:
-            model, forms = forms_of(name, training, folder)
-            of_keras = model.predict(test.images.astype("float32"), verbose=0).argmax(1)
-            seconds = take_turns(forms, test.images[: settings.calls], settings.turns)
-            base = seconds["LiteRT float"]
+            forms = forms_of(version, model, training, folder, settings.cores)
+            alone = take_turns(forms, test.images[:1], 4 * settings.turns)
+            batch = take_turns(forms, test.images[:BATCH], settings.turns)
             for form, (size, answer) in forms.items():
-                answers = answer(test.images).argmax(1)
-                speed = statistics.median(settings.calls / s for s in seconds[form])
-                ratio = statistics.median(b / s for b, s in zip(base, seconds[form], strict=True))
-                right = float((answers == test.labels).mean())
-                low, high = measures.wilson_interval(right, test.examples)
+                right = answers_of(answer, test.images)
+                accuracy = float((right == test.labels).mean())
+                low, high = measures.wilson_interval(accuracy, test.examples)
                 table.add_row(
-                    *(name, form, f"{size:,}", f"{speed:.0f}", f"{ratio:.2f}"),
-                    f"{100 * right:.2f} % ({100 * low:.1f} to {100 * high:.1f})",
-                    f"{100 * (answers == of_keras).mean():.2f} %",
+                    *(name, form, f"{size:,}"),
+                    f"{1000 * statistics.median(alone[form]):.2f}",
+                    f"{statistics.median(BATCH / s for s in batch[form]):,.0f}",
+                    f"{100 * accuracy:.2f} % ({100 * low:.1f} to {100 * high:.1f})",
+                    f"{100 * (right == of_keras).mean():.2f} %",
                 )
     Console(width=120).print(table)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    settings = tyro.cli(Settings, description=__doc__)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.cores])
+    main(settings)

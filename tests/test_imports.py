@@ -42,7 +42,7 @@ FLOORS = {
     "serving": (
         {"root", "runs", "saving", "models"},
         TENSORFLOW
-        | {"ai_edge_litert", "google", "grpc", "onnxruntime", "PIL"}
+        | {"ai_edge_litert", "google", "grpc", "onnx", "onnxruntime", "PIL"}
         | {"tensorflow_serving"},
     ),
     "experiments": (

@@ -47,6 +47,13 @@ def test_a_form_that_answers_otherwise_is_not_kept(version, tmp_path, monkeypatc
     with pytest.raises(ExportError, match=r"litert of .* differs from Keras by"):
         converting.convert(base / "1", "litert")
     assert not list((base / "exports").iterdir())
+    # And one that answers as Keras does is kept, whatever files are among the examples.
+    monkeypatch.setattr(
+        converting, "ask_litert", lambda _, images: probabilities_of(network(), images)
+    )
+    path, off = converting.convert(base / "1", "litert")
+    assert path.is_file()
+    assert off < 1e-6
 
 
 def test_what_is_not_installed_is_said_before_anything_is_written(monkeypatch):

@@ -141,21 +141,21 @@ def _quantized(
     from zoo.experiments import distilling
     from zoo.precision import in_float32
     from zoo.saving import load_model
-    from zoo.serving import quantizing
+    from zoo.serving import litert, quantizing
 
     model = in_float32(load_model(run))
     some = training.subset(min(training.examples, quantizing.REPRESENTATIVE)).images[:]
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch, "model.tflite")
-        file.write_bytes(quantizing.convert(model, "int8", some))
-        litert, size = quantizing.LiteRT(file, threads=1), file.stat().st_size
+        file.write_bytes(litert.convert(model, "int8", some))
+        answer, size = litert.LiteRT(file, threads=1), file.stat().st_size
     probabilities = np.concatenate(
-        [litert(judging.images[start : start + 256]) for start in range(0, judging.examples, 256)]
+        [answer(judging.images[start : start + 256]) for start in range(0, judging.examples, 256)]
     )
     seconds = []
     for image in judging.images[:50]:
         begun = time.perf_counter()
-        litert(image[np.newaxis])
+        answer(image[np.newaxis])
         seconds.append(time.perf_counter() - begun)
     return {
         "model": f"student {which}, int8",

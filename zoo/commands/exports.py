@@ -30,7 +30,7 @@ def export(
     tolerance: float | None = None,
     max_batch: int | None = None,
     calibrate: bool = False,
-    quantize: tuple[Literal["int8", "float"], ...] = (),
+    quantize: tuple[Literal["int8", "float", "onnx", "bfloat16"], ...] = (),
     quantize_loss: float = 1.0,
     recipe: Path | None = None,
 ) -> None:
@@ -57,9 +57,11 @@ def export(
             Default: by the size of the images, up to 256; or that of the export before.
         calibrate: Fit a temperature on the validation images of a run, and answer with it.
             Probabilities change; the most probable classes do not. The card has the effect.
-        quantize: LiteRT files to add for phones: int8, float, or both.
-            int8 calculates with whole numbers. Each is compared with Keras on the test images.
-        quantize_loss: Points of accuracy that a LiteRT file may lose.
+        quantize: Smaller or faster forms, each compared with Keras on the test images.
+            int8 and float add LiteRT files for phones; int8 calculates with whole numbers.
+            onnx adds an ONNX file in whole numbers.
+            bfloat16 adds no file: it measures the server with --mixed_precision=bfloat16.
+        quantize_loss: Points of accuracy that such a form may lose.
             If one loses more, nothing is exported.
         recipe: File of the run's recipe.
             Needed only for a recipe of your own that you never trained with on this machine.
@@ -79,7 +81,7 @@ def export(
     from zoo.saving import load_model
     from zoo.serving import card, converting, exporting
 
-    converting.check_installed(formats)
+    converting.check_installed([*formats, *(form for form in quantize if form == "onnx")])
     run = Run(source.model)
     keras_file = run.most_complete_file if run.has_model else source.model
     trained = load_model(source.model, with_companions=exits, own_recipe=recipe)

@@ -1,4 +1,4 @@
-"""Fit a temperature for `zoo export`, and prepare LiteRT files for phones, on a run's images."""
+"""Fit a temperature for `zoo export`, and prepare its quantized forms, on a run's images."""
 
 import contextlib
 from collections.abc import Sequence
@@ -39,8 +39,8 @@ def refined(
         trained: the same, loaded.
         own_recipe: the file of the run's recipe, if it is one of your own.
         calibrate: fit a temperature on the validation images of the run.
-        forms: the LiteRT files to make, "int8" or "float".
-        most_lost: points of accuracy that one may lose.
+        forms: the forms to make, names in `zoo.serving.quantizing.FORMS`.
+        most_lost: points of accuracy that a form may lose.
 
     Raises:
         UsageError: if the images have changed since the training.
@@ -109,7 +109,7 @@ def _images_of(
 
 
 def said(facts: dict[str, Any]) -> None:
-    """Print what the card says of a temperature and of LiteRT files."""
+    """Print what the card says of a temperature and of quantized forms."""
     if calibration := facts.get("calibration"):
         line = f"Temperature {calibration['temperature']:g}"
         if measured := calibration.get("measured_on"):
@@ -120,8 +120,15 @@ def said(facts: dict[str, Any]) -> None:
             )
         say(f"{line}. Probabilities change; answers do not.")
     for row in facts.get("quantized", {}).values():
+        if "file" in row:
+            form = f"{row['file']}: {row['bytes']:,} bytes"
+        else:
+            took = row["milliseconds_for_32"]
+            form = f"{row['server_flag']}: {took['bfloat16']} ms for 32 images instead of "
+            form += f"{took['float32']}"
+        lost = row["points_lost"]
         say(
-            f"{row['file']}: {row['bytes']:,} bytes, accuracy {100 * row['accuracy']:.2f} % of "
-            f"{row['test_images']:,} test images ({row['points_lost']:.2f} points lost), "
+            f"{form}, accuracy {100 * row['accuracy']:.2f} % of {row['test_images']:,} test "
+            f"images ({abs(lost):.2f} points {'lost' if lost >= 0 else 'gained'}), "
             f"{100 * row['agreement']:.2f} % of the answers as Keras'."
         )

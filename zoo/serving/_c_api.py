@@ -4,11 +4,11 @@ TensorFlow's Python checks shapes before it feeds them. That hides what a server
 shape, so this file uses ctypes and NumPy alone. `Runtime` runs it as a script. A request that would
 end the server ends the script.
 
-    python _c_api.py LIBRARIES EXPORT < messages > messages
+    python _c_api.py LIBRARIES EXPORT CONFIG < messages > messages
 
-A message is one line of JSON, and then the bytes of its tensors. The line has "tensors", a list of
-[name, type, shape, sizes]. Numbers have one size, strings one size each. Strings are object arrays
-of bytes.
+CONFIG is a ConfigProto in hexadecimal digits. A message is one line of JSON, and then the bytes of
+its tensors. The line has "tensors", a list of [name, type, shape, sizes]. Numbers have one size,
+strings one size each. Strings are object arrays of bytes.
 """
 
 import ctypes
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from typing import IO, Any, Self
 
 import numpy as np
@@ -50,24 +51,30 @@ class Runtime:
     """An export in a child process, on the CPU with XLA off. It starts in half a second.
 
     A request may end the child. The next request starts another. `peak` is the most memory that a
-    child has held, in bytes.
+    child has held, in bytes, and `seconds` is the time that the session took for the last answer.
 
     Arguments:
         libraries: the folder of libtensorflow_cc.
         export: the folder of a version.
         timeout: seconds to wait for an answer.
+        config: a ConfigProto for the session, in bytes. Default: the one of a server.
     """
 
     child: Any  # subprocess.Popen, or None
     log: IO[bytes]
 
     def __init__(
-        self, libraries: pathlib.Path | str, export: pathlib.Path | str, *, timeout: float = 60
+        self,
+        libraries: pathlib.Path | str,
+        export: pathlib.Path | str,
+        *,
+        timeout: float = 60,
+        config: bytes = b"",
     ) -> None:
         self.export, self.timeout = export, timeout
         # -P keeps the folder of this file off the path. Its modules could shadow others.
-        self.script = [sys.executable, "-P", __file__, str(libraries), str(export)]
-        self.child, self.peak = None, 0
+        self.script = [sys.executable, "-P", __file__, str(libraries), str(export), config.hex()]
+        self.child, self.peak, self.seconds = None, 0, 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -118,7 +125,7 @@ class Runtime:
             raise self._stopped(f"no answer in {self.timeout} s" if late.is_set() else "") from None
         finally:
             timer.cancel()
-        self.peak = max(self.peak, answer["peak"])
+        self.peak, self.seconds = max(self.peak, answer["peak"]), answer["seconds"]
         return answer.get("error", tensors)
 
     def _stopped(self, reason):
@@ -170,15 +177,21 @@ class Session:
     Arguments:
         library: as `load_library` returns it.
         export: the folder of a version.
+        config: a ConfigProto in bytes. Default: the one of a server.
 
     Raises:
         Refused: if the export does not load.
     """
 
-    def __init__(self, library: ctypes.CDLL, export: pathlib.Path | str) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, export: pathlib.Path | str, config: bytes = b""
+    ) -> None:
         self.library = library
         self.graph = library.TF_NewGraph()
         options, tags = library.TF_NewSessionOptions(), (ctypes.c_char_p * 1)(b"serve")
+        status = library.TF_NewStatus()
+        library.TF_SetConfig(options, config, ctypes.c_size_t(len(config)), status)
+        self.check(status)
         status = library.TF_NewStatus()
         self.session = library.TF_LoadSessionFromSavedModel(
             options, None, str(export).encode(), tags, 1, self.graph, None, status
@@ -309,10 +322,10 @@ def most_memory() -> int:
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
-def main(libraries: str, export: str) -> None:
+def main(libraries: str, export: str, config: str) -> None:
     """Answer each message of stdin with one on stdout; this runs in the child."""
     try:
-        session = Session(load_library(libraries), export)
+        session = Session(load_library(libraries), export, bytes.fromhex(config))
     except Refused as refused:
         sys.exit(str(refused))
     while True:
@@ -322,10 +335,12 @@ def main(libraries: str, export: str) -> None:
             return
         answer: dict[str, Any] = {}
         outputs: Arrays = {}
+        begun = time.perf_counter()
         try:
             outputs = session.run(feeds, header["fetches"]) if header["fetches"] else {}
         except Refused as refused:
             answer["error"] = str(refused)
+        answer["seconds"] = time.perf_counter() - begun
         answer["peak"] = most_memory()
         write_message(sys.stdout.buffer, answer, outputs)
 

@@ -73,11 +73,8 @@ def convert(version: Path, form: str) -> tuple[Path, float]:
 def _difference(version: Path, ask: Callable[[np.ndarray], np.ndarray]) -> float:
     """Return the largest difference from Keras on the examples, as one batch and as one image."""
     stored = {e.name: e for e in example_requests.read(version / exports.EXAMPLES)}
-    files = feeds_of(stored["predict_bytes"])["image_bytes"]
-    channels = exports.card(version)["input"]["shape"][-1]
-    decoded = [tf.io.decode_png(file, channels=channels) for file in files]
-    images = np.stack(decoded).astype("float32")
-    rows = stored["predict_bytes"].expected["predictions"]
+    images = feeds_of(stored["predict"])["images"]
+    rows = stored["predict"].expected["predictions"]
     expected = np.array([row["probabilities"] for row in rows])
     of_batch, of_one = ask(images) - expected, ask(images[:1]) - expected[:1]
     return float(max(np.abs(of_batch).max(), np.abs(of_one).max()))
@@ -93,15 +90,39 @@ def make_onnx(version: Path, file: Path) -> None:
     child = subprocess.run(command, capture_output=True, text=True, env=environment)
     if child.returncode:
         raise ExportError(f"tf2onnx failed on {version}: {child.stderr[-1000:]}")
+    import onnx
+
+    model = onnx.load(file)
+    model.graph.doc_string = ""  # the path of the version on this machine
+    onnx.save(model, file)
+
+
+class Onnx:
+    """An ONNX file in onnxruntime: pixels (n, h, w, c) in 0..255 -> probabilities (n, classes).
+
+    Arguments:
+        file: the file, which must be one of one's own.
+        threads: the number of threads; 0 leaves it to the runtime.
+    """
+
+    def __init__(self, file: Path | str, threads: int = 0) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(
+            str(file), options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Answer a batch of images."""
+        feeds = {"images": np.asarray(images, "float32")}
+        return self._session.run(["probabilities"], feeds)[0]
 
 
 def ask_onnx(file: Path, images: np.ndarray) -> np.ndarray:
-    """Return onnxruntime's probabilities (n, classes) for float32 pixels (n, h, w, c)."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    (image,) = session.get_inputs()
-    return session.run(["probabilities"], {image.name: images})[0]
+    """Return onnxruntime's probabilities (n, classes) for pixels (n, h, w, c)."""
+    return Onnx(file)(images)
 
 
 def make_litert(version: Path, file: Path) -> None:

@@ -91,7 +91,7 @@ def export_savedmodel(
         calibration: the temperature that the logits are divided by, and how it was found, as
             `zoo.serving.calibrating.calibration` returns it; {"temperature": 2.4} is enough.
             Default: 1. Signatures answer with these probabilities; of `exits`, "output" does.
-        quantized: the LiteRT files to make for phones, and the images to compare them on.
+        quantized: the quantized forms to make, and the images to compare them on.
         progress: a function that gets a line of text at the begin of each step that takes seconds.
 
     Returns:
@@ -100,9 +100,9 @@ def export_savedmodel(
     Raises:
         ExportError: if the model, the labels, the temperature or the version cannot be served; if a
             model in 16 bits cannot be made again in 32; under a Keras backend other than
-            TensorFlow; if the written files do not answer as the model does; if a LiteRT file loses
-            too much accuracy; if the newest version in `directory` has other labels, another image
-            shape or other data. Nothing is written then.
+            TensorFlow; if the written files do not answer as the model does; if a quantized form
+            loses too much accuracy; if the newest version in `directory` has other labels, another
+            image shape or other data. Nothing is written then.
         FileExistsError: if the version exists. Versions are never overwritten.
     """
     labels, base = list(labels), pathlib.Path(directory)
@@ -157,7 +157,7 @@ def export_savedmodel(
         if keras_file:
             shutil.copyfile(keras_file, draft / exports.MODEL)
         if quantized:
-            say(f"Making LiteRT files ({', '.join(quantized.forms)}) ...")
+            say(f"Making and measuring {', '.join(quantized.forms)} ...")
             facts["quantized"] = quantizing.write(draft, model, quantized, temperature)
         facts["fingerprint"] = card.fingerprint(draft)
         (draft / exports.CARD).write_text(card.as_json(facts), encoding="utf-8")

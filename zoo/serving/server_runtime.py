@@ -3,10 +3,12 @@
 import base64
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
 from zoo import programs
 from zoo.exports import ExportError
@@ -23,14 +25,23 @@ class ServerRuntime:
     Arguments:
         version: the folder of the version.
         timeout: seconds to wait for an answer.
+        mixed_precision: as the server's flag of that name, "" or "bfloat16".
 
     Raises:
         ExportError: for a file that is no SavedModel, or a graph that does more than calculate.
     """
 
-    def __init__(self, version: Path, *, timeout: float = 60) -> None:
+    def __init__(
+        self, version: Path, *, timeout: float = 60, mixed_precision: Literal["", "bfloat16"] = ""
+    ) -> None:
         self.graph = programs.read(version)
-        self.runtime = Runtime(tf.sysconfig.get_lib(), version, timeout=timeout)
+        config = config_pb2.ConfigProto()
+        if mixed_precision:
+            rewriting = config.graph_options.rewrite_options
+            rewriting.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
+        self.runtime = Runtime(
+            tf.sysconfig.get_lib(), version, timeout=timeout, config=config.SerializeToString()
+        )
         public = self.graph.signature_def.items()
         self.signatures = {name: s for name, s in public if not name.startswith("__")}
 

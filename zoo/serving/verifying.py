@@ -75,7 +75,7 @@ def verify(
         checks += _hostile(server, version)
         checks += _bounds(server, version)
     if found := quantizing.check(version, exports.card(version)):
-        checks.append(Check("LiteRT", *found))
+        checks.append(Check("quantized files", *found))
     if version.name.isdecimal():
         checks.append(beside(version))
     return checks
