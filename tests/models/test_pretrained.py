@@ -203,7 +203,7 @@ def test_a_teacher_of_the_zoo_has_its_name_wherever_one_stands(tmp_path, monkeyp
     teacher = teachers.load("saved_models/digits_nin_dsn")
     assert teacher.output_shape == (None, 10)
     # What travels in an archive of `zoo pack`.
-    version = layout.names()["digits_nin_dsn"] / "1"
+    version = layout.find_version(layout.names()["digits_nin_dsn"])
     for name in (*layout.WEIGHT_FILES, files.CHECKSUMS):
         file = tmp_path / "saved_models" / "packed" / "3" / name
         file.parent.mkdir(parents=True, exist_ok=True)
