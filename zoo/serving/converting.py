@@ -110,6 +110,8 @@ class Onnx:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        # Its idle threads would otherwise take the cores from whoever else calculates.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(
             str(file), options, providers=["CPUExecutionProvider"]
         )
