@@ -108,8 +108,8 @@ def _served(draft, quantizing):
         def ask(server, images):
             return server.answer("serving_default", {"images": images})["probabilities"]
 
-        images = np.resize(quantizing.images[:_BATCH], (_BATCH, *quantizing.images.shape[1:]))
-        images = images.astype("float32")
+        images = np.asarray(quantizing.images[:_BATCH], "float32")
+        images = np.resize(images, (_BATCH, *images.shape[1:]))
         if np.array_equal(ask(exact, images), ask(rounded, images)):
             raise ExportError(
                 "bfloat16 changes no answer on this processor, which has no instructions for it. "
