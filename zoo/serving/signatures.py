@@ -56,8 +56,7 @@ def module(
     """Return (the module to save, its signatures by name).
 
     The weights are constants of the graph. So the server prepares them for its processor once, and
-    not for each request as it does with variables: one image takes 10 to 30 % less time, and half
-    of it with the server's flag for bfloat16 (`benchmarks/quantized.py`).
+    not for each request as it does with variables. docs/performance.md has what that saves.
 
     Arguments:
         model: maps pixels (batch, h, w, c) to logits.
