@@ -1,16 +1,20 @@
 """Two and four replicas reach the weights and logs of one device, for any size of batch."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
 import pytest
 
 import zoo
+import zoo.data
 from zoo.training import distribute
+from zoo.training.loops.replicas import divided
 
 pytestmark = pytest.mark.long
 
@@ -282,3 +286,40 @@ def test_a_metric_counts_on_after_its_numbers_are_put_back():
     halves = (np.array(rows) / 2).tolist() * 2  # the rows of two replicas
     distribute.Counted(model).write(halves)
     assert model.get_metrics_result() == before
+
+
+class _ThreeWorkers:
+    """Stands for a strategy of three workers with two replicas each."""
+
+    cluster_resolver = "three"
+
+    def distribute_datasets_from_function(self, parts):
+        numbers = {"num_input_pipelines": 3, "num_replicas_in_sync": 6}
+        return parts, [
+            types.SimpleNamespace(input_pipeline_id=index, **numbers) for index in range(3)
+        ]
+
+
+@pytest.mark.parametrize("batch_size", [15, 24])
+def test_a_worker_that_makes_its_shard_alone_trains_on_the_same_parts(batch_size, monkeypatch):
+    names = [f"{name}:1" for name in "abc"]
+    pixels = np.arange(40, dtype="uint8")[:, None, None, None]
+    data = zoo.data.ImageData("counted", "train", pixels, np.arange(40) % 2, ("even", "odd"))
+    strategy = _ThreeWorkers()
+    for index in range(3):
+        task = {"type": "worker", "index": index}
+        config = json.dumps({"cluster": {"worker": names}, "task": task})
+        monkeypatch.setenv("TF_CONFIG", config)
+        assert distribute.shard(strategy, batch_size) == (index, 3)
+        assert distribute.shard(strategy, batch_size + 1) == (0, 1)
+        own = dataclasses.replace(data, shard=distribute.shard(strategy, batch_size))
+        received = []
+        for images, sharded in ((data, False), (own, True)):
+            batches = images.training_batches(batch_size, seed=5).take(4)
+            parts, contexts = divided(strategy, batches, 6, sharded)
+            received.append([(x.numpy(), y.numpy()) for x, y in parts(contexts[index])])
+        whole, shard = received
+        assert len(whole) == len(shard) == 2 * 4
+        for (x, y), (own_x, own_y) in zip(whole, shard, strict=True):
+            np.testing.assert_array_equal(x, own_x)
+            np.testing.assert_array_equal(y, own_y)

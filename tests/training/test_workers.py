@@ -30,7 +30,7 @@ import zoo.recipe
 @dataclass(frozen=True)
 class Recipe(zoo.recipe.Recipe):
     epochs: int = 40
-    batch_size: int = 101
+    batch_size: int = 102
     learning_rate: float = 0.02
     precision: zoo.recipe.Precision = "float32"
 

@@ -50,6 +50,8 @@ class ImageData:
         notes: what else was found in a folder, in sentences: grey images among colours, files that
             are no images, empty folders.
         files: the path of each image in a folder, relative to it; () for other data.
+        shard: (index, count), the part of each batch that `training_batches` gives to this worker
+            unless it is told another.
 
     Raises:
         DataError: if the images are not whole numbers in 0..255, all in 0..1, or not grey or RGB,
@@ -67,6 +69,7 @@ class ImageData:
     source: str = field(default="", repr=False)
     notes: Sequence[str] = field(default=(), repr=False)
     files: Sequence[str] = field(default=(), repr=False)
+    shard: tuple[int, int] = field(default=(0, 1), repr=False)
 
     def __post_init__(self) -> None:
         where = f"{self.name} ({self.split})"
@@ -167,7 +170,7 @@ class ImageData:
         seed: int,
         start_step: int = 0,
         augmentation: Augmentation = AS_THEY_ARE,
-        shard: tuple[int, int] = (0, 1),
+        shard: tuple[int, int] | None = None,
         views: int | None = None,
         teacher_logits: np.ndarray | None = None,
     ) -> Any:
@@ -189,6 +192,7 @@ class ImageData:
             augmentation: the random changes of the images.
             shard: (index, count). A worker receives part `index` of the `count` equal parts of
                 each batch, counted from 0. Together, the workers see the batches of a single one.
+                None: the shard of these images, which is all of a batch if nothing else was said.
             views: number of different views of each image under the augmentation, 1 or more. Pass
                 p shows view p modulo `views`, whatever the batch size. None gives every pass new
                 changes.
@@ -212,7 +216,7 @@ class ImageData:
                 f"teacher_logits have (views, images) {teacher_logits.shape[:2]}; the data have "
                 f"({views or 1}, {self.examples}). Give the logits of these images and views."
             )
-        part = _part(batch_size, shard)
+        part = _part(batch_size, self.shard if shard is None else shard)
         return _of_the_backend().training_batches(
             self, batch_size, part, seed, start_step, augmentation, views, teacher_logits
         )

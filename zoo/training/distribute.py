@@ -20,6 +20,7 @@ from zoo.training.strategy import (
     is_chief,
     make_strategy,
     scope,
+    shard,
 )
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "is_chief",
     "make_strategy",
     "scope",
+    "shard",
     "wait_for_all",
     "workers_watched",
 ]

@@ -190,7 +190,9 @@ class Session:
             f"{self.judging.examples} {self.judged_on} images, {self.training.classes} classes; "
             f"{parameters:,} parameters; {self.run.folder}"
         )
-        batches = self.recipe.training_batches(self.training, done)
+        shard = distribute.shard(self.strategy, self.recipe.batch_size)
+        own = dataclasses.replace(self.training, shard=shard)
+        batches = self.recipe.training_batches(own, done)
         if self.recipe.class_weights:
             batches = self.training.balanced(batches)
         # Not before: teachers that answer all images once may take minutes, which no epoch takes.
@@ -202,7 +204,7 @@ class Session:
             validation = self.judging.batches(evaluation_batch_size(self.judging.examples, parts))
             if not self.divided:
                 self._build_metrics()
-            self._loop(state.ballot)(
+            self._loop(state.ballot, sharded=shard != (0, 1))(
                 self.model,
                 batches=batches,
                 validation=validation,
@@ -230,7 +232,7 @@ class Session:
         )
         self.model.reset_metrics()
 
-    def _loop(self, ballot) -> Loop:
+    def _loop(self, ballot, sharded) -> Loop:
         """Return the loop that suits this training."""
         if self.divided:
             return functools.partial(
@@ -238,6 +240,7 @@ class Session:
                 strategy=self.strategy,
                 micro_batches=self.recipe.micro_batches,
                 ballot=ballot,
+                sharded=sharded,
             )
         tensorflow = keras.backend.backend() == "tensorflow"
         return one_device.fit if tensorflow else one_call_an_epoch.fit

@@ -150,6 +150,17 @@ def is_chief(strategy: "tf.distribute.Strategy | None") -> bool:
     return (task["type"], task["index"]) == workers()[0]
 
 
+def shard(strategy: "tf.distribute.Strategy | None", batch_size: int) -> tuple[int, int]:
+    """Return (index, count) of the part of each batch that this process needs.
+
+    (0, 1), all of it, in one process, and if the workers cannot have parts of equal sizes.
+    """
+    if strategy is None or not several_workers(strategy) or batch_size % len(workers()):
+        return 0, 1
+    task = tf_config()["task"]
+    return workers().index((task["type"], task["index"])), len(workers())
+
+
 def several_workers(strategy: "tf.distribute.Strategy") -> bool:
     """Return True if the strategy spans several processes."""
     return strategy.cluster_resolver is not None and len(workers()) > 1

@@ -42,6 +42,7 @@ def fit(
     micro_batches: int = 1,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     ballot: Ballot | None = None,
+    sharded: bool = False,
 ) -> keras.callbacks.History:
     """Train as `model.fit(batches, ...)` does, under a strategy.
 
@@ -57,7 +58,7 @@ def fit(
         batches: a dataset of (x, y) or (x, y, sample_weight). It has whole batches, which are
             divided among the replicas in parts whose sizes differ by one at most. Every worker
             reads all of it, in the same order.
-        validation: a dataset like `batches`, to evaluate on after each epoch.
+        validation: a dataset of whole batches, to evaluate on after each epoch.
         initial_epoch: number of the epoch to begin with, from 0.
         epochs: number of the last epoch, from 1.
         steps_per_epoch: number of batches in an epoch, if `batches` is endless. None: an epoch has
@@ -67,6 +68,9 @@ def fit(
             for the same batch.
         callbacks: Keras callbacks. `on_train_batch_end` gets the mean of the replicas' logs.
         ballot: lets workers agree when to save or stop.
+        sharded: True if the `batches` of each worker are its part alone, so that no worker makes
+            images for another. The parts have equal sizes and are in the order of the workers, as
+            `ImageData.training_batches` gives them for a `shard`.
 
     Returns:
         The `keras.callbacks.History`.
@@ -98,11 +102,11 @@ def fit(
         naming_small_batches(strategy),
     ):
         _build_metrics(model, batches)
-        stream = iter(_divided(strategy, batches, least))
+        stream = iter(divided(strategy, batches, least, sharded))
         callback_list.on_train_begin()
         for epoch in range(initial_epoch, epochs):
             if not endless and epoch > initial_epoch:
-                stream = iter(_divided(strategy, batches, least))
+                stream = iter(divided(strategy, batches, least, sharded))
             model.reset_metrics()
             callback_list.on_epoch_begin(epoch)
             for step, logs in training.steps(stream, steps_per_epoch, ballot, callback_list):
@@ -288,7 +292,7 @@ class _Evaluation:
         import tensorflow as tf
 
         self.model = model
-        self.batches = _divided(strategy, batches, least_examples(model, strategy))
+        self.batches = divided(strategy, batches, least_examples(model, strategy))
         self.count = count_batches(batches)
         self.step = tf.function(
             lambda stream: strategy.run(self._replica_step, args=(next(stream),)), autograph=False
@@ -333,25 +337,33 @@ def _examples(batch):
     return tf.cast(tf.shape(keras.tree.flatten(batch)[0])[0], tf.float32)
 
 
-def _divided(strategy, batches, least):
+def divided(
+    strategy: "tf.distribute.Strategy",
+    batches: "tf.data.Dataset",
+    least: int,
+    sharded: bool = False,
+) -> "tf.distribute.DistributedDataset":
     """Divide every batch into one part for each replica. Each worker gets its replicas' parts.
 
-    A batch of fewer than `least` examples is an error.
+    A batch of fewer than `least` examples is an error. If `sharded`, a worker's batches are those
+    of its replicas alone.
     """
     import tensorflow as tf
 
     def parts(context):
         replicas = context.num_replicas_in_sync
         own = replicas // context.num_input_pipelines
-        first = context.input_pipeline_id * own
+        first = 0 if sharded else context.input_pipeline_id * own
+        among = own if sharded else replicas
 
         def divide(*batch):
             batch = batch[0] if len(batch) == 1 else batch
             count = tf.shape(keras.tree.flatten(batch)[0], out_type=tf.int64)[0]
-            tf.debugging.assert_greater_equal(count, tf.cast(least, count.dtype), TOO_FEW_EXAMPLES)
+            total = count * (replicas // among)
+            tf.debugging.assert_greater_equal(total, tf.cast(least, total.dtype), TOO_FEW_EXAMPLES)
 
             def part(number):
-                low, high = number * count // replicas, (number + 1) * count // replicas
+                low, high = number * count // among, (number + 1) * count // among
                 return keras.tree.map_structure(lambda tensor: tensor[low:high], batch)
 
             return tf.data.Dataset.range(first, first + own).map(part)
