@@ -19,6 +19,8 @@ class Recipe(zoo.recipe.Recipe):
     learning_rate: float = 0.05
     examples: int = 0
     """Number of training images, with the classes in proportion. 0: all."""
+    own_examples: bool = False
+    """Draw other training images for each seed. False: all seeds have the same --examples."""
     net: Literal["nin", "cnn", "normalized", "deep"] = "nin"
     """nin, cnn, normalized: variants "plain", "cnn" and "modern" of `nin`.
     deep: 24 convolutions with 16 filters each."""
@@ -40,6 +42,10 @@ class Recipe(zoo.recipe.Recipe):
     """Form of the companion heads; see `CompanionHead`."""
     companion_weight: float = 0.3
     """Weight of each companion's loss, at the first step."""
+    synergy: float = 0.0
+    """Weight of the loss by which every head learns from every other; see `DeeplySupervised`."""
+    smoothing: float = 0.0
+    """Share of each label that all classes have in common, with --objective softmax."""
     removal: float = 0.5
     """Share of the steps after which --companions removed sets the weight to zero."""
     shift: int = 0
@@ -47,9 +53,18 @@ class Recipe(zoo.recipe.Recipe):
     measure_gradients: bool = False
     """Log the mean square gradient of every layer's kernel."""
 
+    def check(self):
+        super().check()
+        softmax = self.objective == "softmax" or not self.smoothing
+        self.require("smoothing", softmax and 0 <= self.smoothing < 1, "0, or a share with softmax")
+        heads = self.companions != "none" or not self.synergy
+        self.require("synergy", heads, "0 where --companions is none")
+
     def datasets(self):
         training, judging = super().datasets()
-        return training.subset(self.examples) if self.examples else training, judging
+        if self.examples:
+            training = training.subset(self.examples, self.seed if self.own_examples else 0)
+        return training, judging
 
     def augmentation(self):
         from zoo.data import Augmentation
@@ -74,7 +89,9 @@ class Recipe(zoo.recipe.Recipe):
         if self.companions == "none":
             return trunk
         heads = {tap: zoo.CompanionHead(data.classes, self.companion_form) for tap in taps}
-        return zoo.DeeplySupervised(trunk, heads, companion_weight=self._weight(steps))
+        return zoo.DeeplySupervised(
+            trunk, heads, companion_weight=self._weight(steps), synergy=self.synergy
+        )
 
     def _deep(self, data):
         """Return a net of eight mlpconv layers of three narrow convolutions each, and its taps."""
@@ -115,4 +132,6 @@ class Recipe(zoo.recipe.Recipe):
         return [GradientMeter(layers)] if self.measure_gradients else []
 
     def loss(self):
-        return zoo.OneVsAllSquaredHinge() if self.objective == "svm" else zoo.SoftmaxCrossEntropy()
+        if self.objective == "svm":
+            return zoo.OneVsAllSquaredHinge()
+        return zoo.SoftmaxCrossEntropy(smoothing=self.smoothing)
