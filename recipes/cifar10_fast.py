@@ -1,4 +1,4 @@
-"""A NIN that learns CIFAR-10 in 16 epochs: 6.66 ± 0.15 % test error, 3 seeds, 0.59 PFLOP."""
+"""A NIN for a short training on CIFAR-10: 6.66 ± 0.15 % test error, 3 seeds, 0.59 PFLOP."""
 
 from dataclasses import dataclass
 
