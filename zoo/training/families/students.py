@@ -162,6 +162,9 @@ class StudentRecipe(TaughtRecipe):
 class FastStudentRecipe(TaughtRecipe, FastRecipe):
     """A small net of `FastRecipe`, taught by a trained model."""
 
+    # Those of `Recipe`, not of `FastRecipe`: all students were measured with them.
+    learning_rate: float = 0.1
+    weight_decay: float = 0.0005
     variant: Literal["fast", "small"] = "small"
 
     def student(self, data: "ImageData", steps: int) -> "keras.Model":
