@@ -191,8 +191,9 @@ class Session:
             f"{parameters:,} parameters; {self.run.folder}"
         )
         shard = distribute.shard(self.strategy, self.recipe.batch_size)
-        own = dataclasses.replace(self.training, shard=shard)
-        batches = self.recipe.training_batches(own, done)
+        alone = shard == self.training.shard
+        images = self.training if alone else dataclasses.replace(self.training, shard=shard)
+        batches = self.recipe.training_batches(images, done)
         if self.recipe.class_weights:
             batches = self.training.balanced(batches)
         # Not before: teachers that answer all images once may take minutes, which no epoch takes.
@@ -204,7 +205,7 @@ class Session:
             validation = self.judging.batches(evaluation_batch_size(self.judging.examples, parts))
             if not self.divided:
                 self._build_metrics()
-            self._loop(state.ballot, sharded=shard != (0, 1))(
+            self._loop(state.ballot, sharded=not alone)(
                 self.model,
                 batches=batches,
                 validation=validation,
