@@ -16,6 +16,23 @@ _LOST = 0.2
 _IMAGES_TO_TELL = 500
 
 
+Method = Literal["soft targets", "standardized", "decoupled", "dist"]
+
+
+def lessons(method: str) -> dict[str, Any]:
+    """Return what a `Distiller` takes for a method of logits, with the weights of its authors."""
+    from zoo import knowledge
+
+    if method == "standardized":
+        standardized = knowledge.SoftTargets(2.0, standardize=True, weight=9.0)
+        return {"soft_weight": 0.0, "label_weight": 0.1, "knowledge": [standardized]}
+    if method == "decoupled":
+        return {"soft_weight": 0.0, "knowledge": [knowledge.DecoupledSoftTargets(4.0, 1.0, 8.0)]}
+    if method == "dist":
+        return {"soft_weight": 0.0, "knowledge": [knowledge.RelationalMatching(1.0, weight=2.0)]}
+    return {}
+
+
 @dataclass(frozen=True)
 class TaughtRecipe(Recipe):
     """A student, and the trained models that teach it. A subclass says what the student is.
@@ -28,6 +45,10 @@ class TaughtRecipe(Recipe):
     """Factor on the widths of the student."""
     teachers: tuple[str, ...] = ()
     """Folders of saved_models/, run folders, or .keras files. Several teach as an ensemble."""
+    method: Method = "soft targets"
+    """What the student learns of the teacher's logits. All but soft targets have the temperature
+    and the weights of their authors: standardized, arXiv:2403.01427; decoupled, arXiv:2203.08679;
+    dist, arXiv:2205.10536."""
     temperature: float = 4.0
     """Temperature of the soft targets."""
     soft_weight: float = 0.9
@@ -51,6 +72,11 @@ class TaughtRecipe(Recipe):
         self.require("soft_weight", 0 <= self.soft_weight <= 1, "a share in 0..1")
         has_teachers = self.teachers or not self.soft_weight
         self.require("teachers", has_teachers, "one teacher or more where --soft-weight is not 0")
+        if self.soft_weight and self.method != "soft targets":
+            for name in ("temperature", "soft_weight"):
+                default = type(self).__dataclass_fields__[name].default
+                like = f"{default} with --method {self.method}, which has weights of its own"
+                self.require(name, getattr(self, name) == default, like)
         if self.teacher_preprocessing is not None:
             from zoo.layers.applications import NAMES
 
@@ -63,12 +89,9 @@ class TaughtRecipe(Recipe):
         student = self.student(data, steps)
         if not self.soft_weight:
             return student
-        return zoo.Distiller(
-            student=student,
-            teacher=self._teachers(data),
-            temperature=self.temperature,
-            soft_weight=self.soft_weight,
-        )
+        weights = {"temperature": self.temperature, "soft_weight": self.soft_weight}
+        weights |= lessons(self.method)
+        return zoo.Distiller(student=student, teacher=self._teachers(data), **weights)
 
     def student(self, data: "ImageData", steps: int) -> "keras.Model":
         """Return the built student, raw pixels -> logits, for `data` and `steps` steps."""
