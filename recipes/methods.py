@@ -5,20 +5,14 @@ from typing import Literal
 
 import zoo
 from zoo import knowledge
-from zoo.training.families.students import FastStudentRecipe
+from zoo.training.families.students import FastStudentRecipe, lessons
 
 # The ends of the three stages of `nin(variant="fast")` and "small": maps of the same sizes in both.
 STAGES = ["mlpconv2", "mlpconv4", "mlpconv6"]
 MAPS = "class_maps"
+OF_LOGITS = ("soft targets", "standardized", "decoupled", "dist")
 # What `Distiller` takes, with the weights of docs/guides/methods.md.
-TAUGHT = {
-    "soft targets": lambda: {"soft_weight": 0.9, "temperature": 4.0},
-    "standardized": lambda: {
-        "label_weight": 0.1,
-        "knowledge": [knowledge.SoftTargets(2.0, standardize=True, weight=9.0)],
-    },
-    "decoupled": lambda: {"knowledge": [knowledge.DecoupledSoftTargets(4.0, 1.0, 8.0)]},
-    "dist": lambda: {"knowledge": [knowledge.RelationalMatching(1.0, weight=2.0)]},
+OF_MAPS = {
     "class attention": lambda: {
         "knowledge": [knowledge.ClassAttentionTransfer(MAPS, MAPS, normalize=False, weight=15.0)]
     },
@@ -85,7 +79,7 @@ class Recipe(FastStudentRecipe):
 
     def check(self):
         super().check()
-        taught = self.method in TAUGHT
+        taught = self.method in (*OF_LOGITS, *OF_MAPS)
         number = "one, for this method" if taught else "none, for this method"
         self.require("teachers", len(self.teachers) == taught, number)
         for name in ("soft_weight", "temperature", "views"):
@@ -97,11 +91,13 @@ class Recipe(FastStudentRecipe):
         if self.method in BY_ITSELF:
             heads = {tap: zoo.CompanionHead(data.classes, "conv") for tap in STAGES[:2]}
             return zoo.DeeplySupervised(student, heads, **BY_ITSELF[self.method])
-        if self.method not in TAUGHT:
+        if self.method == "alone":
             return student
         (teacher,) = self._teachers(data)
         if self.method == "teacher's head":
             layers = {"student_layer": "mlpconv6", "teacher_layer": "mlpconv6"}
             student = zoo.with_teacher_head(student, teacher, **layers)
-        arguments = {"soft_weight": 0.0, **TAUGHT[self.method]()}
-        return zoo.Distiller(student=student, teacher=teacher, **arguments)
+        weights = {"soft_weight": 0.9, **lessons(self.method)}
+        if self.method in OF_MAPS:
+            weights = {"soft_weight": 0.0, **OF_MAPS[self.method]()}
+        return zoo.Distiller(student=student, teacher=teacher, **weights)
