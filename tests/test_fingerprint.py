@@ -87,7 +87,7 @@ SAVED_MODELS = Path(__file__).parent.parent / "saved_models"
 GOLDEN = {
     "cifar10_fast": "94722038c4fe8cb6960b00d7808fe792f1e378c9797f4e1caf6fd4f068c049d4",
     "cifar10_nin_dsn": "4119bebde0fa6c88245af80b4131de7c6f0dbe2d07062d7ceb82f924de7bb511",
-    "cifar10_student": "340345ff0e6cbf5ffe09f2af9291c433ac67b6a6eef08405b0974d1665e23c7c",
+    "cifar10_student": "74927045575df4ee221f4188cb7d84048bab59a47c207a27dfa11e87445a17c8",
     "digits_nin_dsn": "e7afc00432b962d9bb64c48fd9db07a3d92013c9b6bc47376fb738f29154e8aa",
     "fashion_mnist_nin_dsn": "cd7ca7290f95d55479464734bec66c7c216260cb004129994214767a7ff56cc2",
     "fashion_mnist_student": "ad98fce4806fc1964b14fed53507561b77f9510e98c3495836bcb11592896c7d",

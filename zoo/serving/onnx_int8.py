@@ -52,7 +52,7 @@ def convert(model: keras.Model, representative: np.ndarray, temperature: float =
                 whole,
                 Representative(),
                 per_channel=True,
-                # Of 5,000 training images, 49 get another answer of cifar10_student; with unsigned
+                # Of 5,000 training images, 49 get another answer of a small net; with unsigned
                 # activations it is 58.
                 activation_type=quantization.QuantType.QInt8,
                 weight_type=quantization.QuantType.QInt8,
