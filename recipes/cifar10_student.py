@@ -1,4 +1,4 @@
-"""A small net on CIFAR-10: 9.64 ± 0.21 % test error taught, 3 seeds; 9.66 % alone."""
+"""A small net on CIFAR-10: 9.64 ± 0.21 % test error taught, 3 seeds; 9.75 ± 0.26 % alone."""
 
 from dataclasses import dataclass
 
