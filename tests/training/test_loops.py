@@ -18,5 +18,6 @@ def parameters(function):
 def test_the_loops_have_one_signature():
     shared = parameters(Loop.__call__)
     assert parameters(one_device.fit) == parameters(one_call_an_epoch.fit) == shared
-    bound = functools.partial(replicas.fit, strategy=None, micro_batches=1, ballot=None)
-    assert set(parameters(bound)) == {*shared, "strategy", "micro_batches", "ballot"}
+    of_replicas = {"strategy": None, "micro_batches": 1, "ballot": None, "sharded": False}
+    bound = functools.partial(replicas.fit, **of_replicas)
+    assert set(parameters(bound)) == {*shared, *of_replicas}

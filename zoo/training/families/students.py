@@ -21,8 +21,9 @@ Method = Literal["soft targets", "standardized", "decoupled", "dist"]
 
 def lessons(method: str) -> dict[str, Any]:
     """Return what a `Distiller` takes for a method of logits, with the weights of its authors."""
-    from zoo import knowledge
+    import zoo
 
+    knowledge = zoo.knowledge
     if method == "standardized":
         standardized = knowledge.SoftTargets(2.0, standardize=True, weight=9.0)
         return {"soft_weight": 0.0, "label_weight": 0.1, "knowledge": [standardized]}
@@ -46,9 +47,8 @@ class TaughtRecipe(Recipe):
     teachers: tuple[str, ...] = ()
     """Folders of saved_models/, run folders, or .keras files. Several teach as an ensemble."""
     method: Method = "soft targets"
-    """What the student learns of the teacher's logits. All but soft targets have the temperature
-    and the weights of their authors: standardized, arXiv:2403.01427; decoupled, arXiv:2203.08679;
-    dist, arXiv:2205.10536."""
+    """What the student learns of the teacher's logits.
+    All but soft targets have their authors' temperature and weights: see docs/guides/methods.md."""
     temperature: float = 4.0
     """Temperature of the soft targets."""
     soft_weight: float = 0.9
