@@ -67,7 +67,8 @@ class FastRecipe(Recipe):
         flip = flips.get(self.flip, "alternating")
         return Augmentation(shift=self.shift, flip=flip, cutout=self.cutout)
 
-    def model(self, data: "ImageData", steps: int) -> "keras.Model":
+    def preprocessing(self, data: "ImageData") -> "list[keras.Layer]":
+        """Return the layers in front of the net: pixels in -1..1, and their whitened patches."""
         import keras
 
         import zoo
@@ -78,12 +79,17 @@ class FastRecipe(Recipe):
             some = np.arange(0, data.examples, max(1, data.examples // 5000))
             whitening.adapt(layers[0](data.images[some]))
             layers += [whitening, keras.layers.ReLU(name="both_signs")]
+        return layers
+
+    def model(self, data: "ImageData", steps: int) -> "keras.Model":
+        import zoo
+
         return zoo.nin(
             data.image_shape,
             data.classes,
             variant=self.variant,
             width=self.width,
-            preprocessing=layers,
+            preprocessing=self.preprocessing(data),
             normalization=zoo.BatchNormalization(momentum=0.6, scale=False),
         )
 
