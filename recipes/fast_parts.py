@@ -24,7 +24,7 @@ class Recipe(FastRecipe):
     stock_normalization: bool = False
     """Normalize with factors that are learned, and with averages over ten steps instead of two."""
     averaging: float = 0.0
-    """Momentum of the running average of the weights that the net ends with. 0: the last weights."""
+    """Momentum of the average of the weights that the net ends with. 0: the last weights."""
 
     def check(self):
         super().check()

@@ -1,4 +1,4 @@
-"""The recipe `fast_parts` trains the net of `cifar10_fast`, and leaves out the part that is named."""
+"""The recipe `fast_parts` trains the net of `cifar10_fast`, and leaves out the part named."""
 
 from pathlib import Path
 
