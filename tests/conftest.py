@@ -20,6 +20,16 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # whose folders lie in that of the 
 import keras
 import pytest
 
+if keras.backend.backend() == "tensorflow":
+    from tensorflow.python.data.ops import dataset_ops
+
+    from zoo.data.tf_batches import untuned
+
+    # Keras makes a dataset of arrays. Its deletion can wait for a minute, as `untuned` says: a test
+    # of one second took 59.
+    _of_iterators = dataset_ops.DatasetV2._apply_debug_options
+    dataset_ops.DatasetV2._apply_debug_options = lambda self: _of_iterators(untuned(self))
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _eager(request):

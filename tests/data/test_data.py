@@ -327,6 +327,18 @@ def test_evaluation_batches_are_in_order_and_keep_the_remainder():
     np.testing.assert_array_equal(labels, data.labels)
 
 
+@pytest.mark.parametrize("kind", ["training", "training, in parts", "evaluation", "views"])
+def test_no_batches_wait_for_the_thread_that_tunes_them(kind):
+    data = numbered(23)
+    batches = {
+        "training": lambda: data.training_batches(4, seed=0),
+        "training, in parts": lambda: data.training_batches(4, seed=0, shard=(0, 2)),
+        "evaluation": lambda: data.batches(4),
+        "views": lambda: data.views(2, 4, seed=0),
+    }[kind]()
+    assert batches.options().autotune.enabled is False
+
+
 def names_of(data):
     return data.images[:, 0, 0, 0] + 256 * data.images[:, 0, 0, 1].astype(int)
 

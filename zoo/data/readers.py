@@ -298,11 +298,14 @@ def _refuse_without_network(urls: Iterable[str], data_dir: Path) -> None:
 
 def _tfds_examples(builder: Any, split: str) -> Iterator[tuple[str, np.ndarray, int]]:
     """Yield (where, image, label) of one split."""
+    from zoo.data import tf_batches
+
     examples = builder.as_dataset(split=split).map(lambda row: (row["image"], row["label"]))
     # Images of one size are read in batches, which takes 4 seconds for MNIST instead of 10.
     batch_size = 256 if examples.element_spec[0].shape.is_fully_defined() else 1
     index = 0
-    for images, labels in examples.batch(batch_size).prefetch(2).as_numpy_iterator():
+    batches = tf_batches.untuned(examples.batch(batch_size).prefetch(2))
+    for images, labels in batches.as_numpy_iterator():
         for image, label in zip(images, labels, strict=True):
             yield f"{builder.name} {split} image {index}", image, label
             index += 1
