@@ -40,6 +40,7 @@ OF_MAPS = {
 # What `DeeplySupervised` takes: the net has no teacher but itself.
 BY_ITSELF = {
     "companions": {"companion_weight": 0.3},
+    "pooled companions": {"companion_weight": 0.3},
     "its own teacher": {"soft_weight": 0.5, "temperature": 3.0},
     "synergy": {"companion_weight": 1.0, "synergy": 1.0, "temperature": 1.0},
 }
@@ -47,7 +48,7 @@ BY_ITSELF = {
 
 @dataclass(frozen=True)
 class Recipe(FastStudentRecipe):
-    """Twelve ways to learn from a trained `nin(variant="fast")`, and four without a teacher."""
+    """Twelve ways to learn from a trained `nin(variant="fast")`, and five without a teacher."""
 
     data: str = "cifar10"
     epochs: int = 20
@@ -69,10 +70,11 @@ class Recipe(FastStudentRecipe):
         "relations",
         "teacher's head",
         "companions",
+        "pooled companions",
         "its own teacher",
         "synergy",
     ] = "soft targets"
-    """alone, companions, its own teacher, synergy: no teacher.
+    """alone, companions, pooled companions, its own teacher, synergy: no teacher.
     The others have a line each in docs/guides/methods.md."""
     soft_weight: float = 0.0
     """0 here, since each method has its own weights."""
@@ -89,7 +91,8 @@ class Recipe(FastStudentRecipe):
     def model(self, data, steps):
         student = self.student(data, steps)
         if self.method in BY_ITSELF:
-            heads = {tap: zoo.CompanionHead(data.classes, "conv") for tap in STAGES[:2]}
+            form = "pool" if self.method.startswith("pooled") else "conv"
+            heads = {tap: zoo.CompanionHead(data.classes, form) for tap in STAGES[:2]}
             return zoo.DeeplySupervised(student, heads, **BY_ITSELF[self.method])
         if self.method == "alone":
             return student

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.eager
 RECIPES = Path(__file__).parents[2] / "recipes"
 RECIPE = zoo.recipe.load(RECIPES / "methods.py")
 METHODS = typing.get_args(typing.get_type_hints(RECIPE)["method"])
-WITHOUT_TEACHER = ("alone", "companions", "its own teacher", "synergy")
+WITHOUT_TEACHER = ("alone", "companions", "pooled companions", "its own teacher", "synergy")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,16 @@ def test_a_method_trains(method, teacher):
     assert np.isfinite(logs["loss"])
     parts = [name for name in logs if name not in ("loss", "label_loss")]
     assert bool(parts) == (method != "alone")
+
+
+def test_pooled_companions_have_no_convolutions_of_their_own():
+    alone, pooled, own = (
+        RECIPE(method=method, width=0.1).model(data(), 10).count_params()
+        for method in ("alone", "pooled companions", "companions")
+    )
+    per_class = 3 * (round(32 * 0.1) + 1) + 3 * (round(48 * 0.1) + 1)  # 1 x 1 and biases, 2 heads
+    assert pooled == alone + per_class
+    assert own > pooled
 
 
 @pytest.mark.parametrize(
