@@ -21,9 +21,12 @@ class Recipe(zoo.recipe.Recipe):
     """Number of training images, with the classes in proportion. 0: all."""
     own_examples: bool = False
     """Draw other training images for each seed. False: all seeds have the same --examples."""
-    net: Literal["nin", "cnn", "normalized", "deep"] = "nin"
+    net: Literal["nin", "cnn", "normalized", "deep", "deep_normalized"] = "nin"
     """nin, cnn, normalized: variants "plain", "cnn" and "modern" of `nin`.
-    deep: 24 convolutions with 16 filters each."""
+    deep: 24 convolutions with 16 filters each.
+    deep_normalized: the same with batch normalization."""
+    deviation: float = 0.0
+    """Standard deviation of the initial kernels of the two deep nets. 0: He initialization."""
     width: float = 0.25
     """Factor on the widths of the CIFAR-10 net. It does not change the deep net."""
     dropout: float = 0.0
@@ -57,6 +60,8 @@ class Recipe(zoo.recipe.Recipe):
         super().check()
         softmax = self.objective == "softmax" or not self.smoothing
         self.require("smoothing", softmax and 0 <= self.smoothing < 1, "0, or a share with softmax")
+        deep = self.net.startswith("deep") or not self.deviation
+        self.require("deviation", deep, "0 where --net is not deep or deep_normalized")
         heads = self.companions != "none" or not self.synergy
         self.require("synergy", heads, "0 where --companions is none")
 
@@ -72,7 +77,7 @@ class Recipe(zoo.recipe.Recipe):
         return Augmentation(shift=self.shift)
 
     def model(self, data, steps):
-        if self.net == "deep":
+        if self.net.startswith("deep"):
             trunk, taps = self._deep(data)
         else:
             variant = {"nin": "plain", "normalized": "modern"}.get(self.net, self.net)
@@ -97,10 +102,15 @@ class Recipe(zoo.recipe.Recipe):
         """Return a net of eight mlpconv layers of three narrow convolutions each, and its taps."""
         import keras
 
+        settings = {"kernel_initializer": "he_normal"}
+        if self.deviation:
+            settings["kernel_initializer"] = keras.initializers.RandomNormal(stddev=self.deviation)
+        if self.net == "deep_normalized":
+            settings["normalization"] = "batch"
         x = images = keras.Input(data.image_shape)
         x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(x)
         for index in range(1, 9):
-            x = zoo.MLPConv((16, 16, 16), 3, name=f"mlpconv{index}")(x)
+            x = zoo.MLPConv((16, 16, 16), 3, name=f"mlpconv{index}", **settings)(x)
             if index in (2, 4):
                 x = keras.layers.MaxPooling2D(3, 2, "same", "channels_last", name=f"pool{index}")(x)
         head = zoo.GlobalAveragePoolingHead(data.classes)
@@ -127,7 +137,7 @@ class Recipe(zoo.recipe.Recipe):
     def callbacks(self):
         from zoo.optimizers.metered import GradientMeter
 
-        count = 8 if self.net == "deep" else 3
+        count = 8 if self.net.startswith("deep") else 3
         layers = [f"mlpconv{index}" for index in range(1, count + 1)]
         return [GradientMeter(layers)] if self.measure_gradients else []
 
