@@ -14,5 +14,3 @@ class Recipe(FastRecipe):
     data: str = "cifar100"
     epochs: int = 24
     batch_size: int = 500
-    width: float = 0.75  # so that all trained models together stay small
-    """Factor on the widths of the net."""
