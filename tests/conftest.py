@@ -5,6 +5,8 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the `zoo` command does
+# Programs of JAX run a few steps, and compile longer than they run.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core already
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 

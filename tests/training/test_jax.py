@@ -89,7 +89,11 @@ def runs(tmp_path_factory):
             capture_output=True,
             text=True,
             cwd=machine,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(machine)},
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(machine),
+                "XLA_FLAGS": os.environ["XLA_FLAGS"],  # which decide the bits
+            },
         )
 
     stopped = there("sittings", "--minutes", "0.001")
@@ -210,7 +214,7 @@ for key in logs:
 
 
 def test_data_parallel_on_four_devices_equals_one():
-    flags = "--xla_force_host_platform_device_count=4"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     ran = subprocess.run(
         [sys.executable, "-c", DATA_PARALLEL],
         capture_output=True,
