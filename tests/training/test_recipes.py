@@ -79,3 +79,14 @@ def test_the_optimizer_warms_up_cools_down_and_decays_kernels_alone():
     optimizer.apply([kernel * 0, bias * 0])
     np.testing.assert_allclose(kernel, np.full((2, 2), 1 - 0.1 * 0.1), rtol=1e-3)
     np.testing.assert_array_equal(bias, np.ones(2))
+
+
+@pytest.mark.parametrize(("variant", "mlpconv_layers"), [("fast", 6), ("small", 6), ("modern", 3)])
+def test_a_fast_recipe_trains_each_net(variant, mlpconv_layers):
+    recipe = zoo.recipe.load(FILES[0].with_name("cifar10_fast.py"))(variant=variant, width=0.1)
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3)).astype("uint8")
+    model = recipe.model(zoo.data.ImageData("made", "train", images, np.arange(8) % 2, "ab"), 10)
+    model.compile(recipe.optimizer(10), recipe.loss())
+    loss = model.train_on_batch(images.astype("float32"), np.arange(8) % 2)
+    assert np.isfinite(loss)
+    assert len([layer for layer in model.layers if "mlpconv" in layer.name]) == mlpconv_layers

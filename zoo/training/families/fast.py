@@ -29,8 +29,9 @@ class FastRecipe(Recipe):
     learning_rate: float = 0.12
     """Learning rate of the first step. It falls in a line to zero."""
     weight_decay: float = 0.0
-    variant: Literal["fast", "small"] = "fast"
-    """Widths of the net: 64, 256 and 256 (fast), or 32, 48 and 56 (small)."""
+    variant: Literal["fast", "small", "modern"] = "fast"
+    """Net: residual, of widths 64, 256 and 256 (fast) or 32, 48 and 56 (small).
+    modern: that of the paper, with batch normalization."""
     width: float = 1.0
     """Factor on the widths of the net."""
     whitening: bool = True

@@ -188,7 +188,7 @@ class FastStudentRecipe(TaughtRecipe, FastRecipe):
     # Those of `Recipe`, not of `FastRecipe`: all students were measured with them.
     learning_rate: float = 0.1
     weight_decay: float = 0.0005
-    variant: Literal["fast", "small"] = "small"
+    variant: Literal["fast", "small", "modern"] = "small"
 
     def student(self, data: "ImageData", steps: int) -> "keras.Model":
         return FastRecipe.model(self, data, steps)
