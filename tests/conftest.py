@@ -23,14 +23,14 @@ import keras
 import pytest
 
 if keras.backend.backend() == "tensorflow":
-    from tensorflow.python.data.ops import dataset_ops
+    import tensorflow as tf
 
     from zoo.data.tf_batches import untuned
 
     # Keras makes a dataset of arrays. Its deletion can wait for a minute, as `untuned` says: a test
     # of one second took 59.
-    _of_iterators = dataset_ops.DatasetV2._apply_debug_options
-    dataset_ops.DatasetV2._apply_debug_options = lambda self: _of_iterators(untuned(self))
+    _of_iterators = tf.data.Dataset._apply_debug_options
+    tf.data.Dataset._apply_debug_options = lambda self: _of_iterators(untuned(self))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -34,11 +34,11 @@ class FastRecipe(Recipe):
     modern: that of the paper, with batch normalization."""
     width: float = 1.0
     """Factor on the widths of the net."""
-    # 27,758 parameters, MNIST, 5 epochs, seed 0: with whitening 9 % of 6,000 held-out images
-    # are right after an epoch and 43 are wrong at the end; without it 97 %, and 29.
+    # 27,758 parameters, seed 0, errors in 6,000 held-out images. MNIST: 43 with whitening and 29
+    # without after 5 epochs, 46 and 30 after 20. Fashion-MNIST: 416 and 466 after 20.
     whitening: bool = True
     """Whiten the 2 x 2 patches of the images, with statistics of the training images.
-    Images of 8 pixels are too small for it. Writing on an even background learns better without."""
+    Images of 8 pixels are too small for it. MNIST was learned better without it, with one seed."""
     muon: bool = True
     """Make the updates of the convolution kernels orthogonal. False: SGD with Nesterov momentum."""
     smoothing: float = 0.2
